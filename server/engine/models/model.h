@@ -1,0 +1,49 @@
+// What the scheduler sees of an architecture: one forward over a batch of sequences.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace modeld {
+
+// What one sequence keeps between steps (paged keys and values, recurrent state, ...). Made by the
+// model, owned by the sequence; the destructor gives everything back.
+class SequenceState {
+ public:
+  virtual ~SequenceState() = default;
+  // Tokens whose state is held.
+  virtual int64_t length() const = 0;
+  // Makes room for tokens up to `length`; false when memory does not last (nothing has changed then).
+  virtual bool Reserve(int64_t length) = 0;
+};
+
+// The new tokens of one sequence in a step: prefill has many, decode has one.
+struct Segment {
+  SequenceState* state;             // room for length() + token_ids.size() was reserved
+  std::vector<int64_t> token_ids;   // follow the tokens whose state is held
+  bool wants_logits = true;         // of the last token; false within a chunked prefill
+  bool wants_all_logits = false;    // of every token (prompt log-probabilities)
+};
+
+// One loaded architecture. One thread at a time (the engine's step thread).
+class CausalLm {
+ public:
+  virtual ~CausalLm() = default;
+
+  // Runs all segments in one pass and advances their states. Returns float32 [rows, vocab] on the CPU: one row for each segment
+  // with wants_logits in order, or token_ids.size() rows for one with wants_all_logits.
+  virtual at::Tensor Forward(const std::vector<Segment>& segments) = 0;
+
+  virtual std::unique_ptr<SequenceState> NewSequence() = 0;
+
+  virtual int64_t vocab_size() const = 0;
+  virtual int64_t max_context() const = 0;  // as loaded
+  // KV memory: blocks in the pool and free, 0 and 0 for a model without one.
+  virtual int64_t kv_tokens_total() const = 0;
+  virtual int64_t kv_tokens_free() const = 0;
+};
+
+}  // namespace modeld
