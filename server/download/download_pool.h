@@ -1,0 +1,61 @@
+// Workers that fetch files in parallel.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "absl/status/status.h"
+#include "server/base/clock.h"
+#include "server/core/repo.h"
+#include "server/hub/hub_client.h"
+#include "server/metrics/metrics.h"
+
+namespace modeld {
+
+// One file to bring to blobs/<file.blob>.
+struct FileDownload {
+  std::string model_name;  // for metrics
+  std::string cache_name;  // for metrics
+  std::string cache_path;
+  std::string repo_id;
+  std::string commit;
+  RepoFile file;
+  int32_t priority = 0;
+  std::stop_token stop;
+  // Bytes of the file that are on disk and counted, monotone; from a worker, no lock held.
+  std::function<void(int64_t bytes_done, FileState state)> on_progress;
+};
+
+// Runs many FileDownloads, never more than Options::workers at once, by priority and then by age.
+// Bytes that reached the disk outlive a failed or cancelled download; the next one goes on there.
+// Thread-safe. The destructor cancels what is left and waits for the workers.
+class DownloadPool {
+ public:
+  struct Options {
+    int workers = 8;              // threads, hence files in flight
+    int64_t files_max = 200'000;  // waiting; Submit() refuses more
+    std::chrono::milliseconds stall_timeout{20'000};  // no byte for so long: new connection
+    std::chrono::milliseconds give_up_after{600'000}; // without any progress on a file
+    std::chrono::milliseconds lock_wait_max{600'000}; // for another process's flock without progress
+  };
+  // Called exactly once for each accepted file, on a worker, with no lock held; OK when the blob is published.
+  using Done = std::function<void(const absl::Status&)>;
+
+  DownloadPool(const Options& options, HubClient& hub, Metrics& metrics, Clock& clock);
+  ~DownloadPool();
+  DownloadPool(const DownloadPool&) = delete;
+  DownloadPool& operator=(const DownloadPool&) = delete;
+
+  // RESOURCE_EXHAUSTED when files_max are waiting; `done` is then never called.
+  absl::Status Submit(FileDownload file, Done done);
+
+ private:
+  struct Rep;
+  const std::unique_ptr<Rep> rep_;
+};
+
+}  // namespace modeld

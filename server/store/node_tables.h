@@ -1,0 +1,89 @@
+// What nodes want and have: loads, copies, instances, nodes, reservations.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/core/model.h"
+#include "server/store/database.h"
+
+namespace modeld {
+
+// All classes here: thread-safe; every method DATABASE_UNAVAILABLE; changes send NOTIFY (listener.h).
+
+// Desired: what should be in memory where.
+class LoadsTable {
+ public:
+  explicit LoadsTable(Database& database) : database_(database) {}
+  absl::Status Put(const Load& load);  // insert or replace, wanted as given
+  absl::Status SetWanted(int64_t model_id, std::string_view node_id, bool wanted);
+  absl::StatusOr<std::vector<Load>> List(std::string_view node_id);  // wanted or not
+
+ private:
+  Database& database_;
+};
+
+// Observed: snapshots on disk.
+class CopiesTable {
+ public:
+  explicit CopiesTable(Database& database) : database_(database) {}
+  absl::Status Put(const Copy& copy);
+  absl::StatusOr<std::vector<Copy>> List(int64_t model_id);
+  absl::Status Delete(int64_t model_id, std::string_view node_id);
+
+ private:
+  Database& database_;
+};
+
+// Observed: engine processes.
+class InstancesTable {
+ public:
+  explicit InstancesTable(Database& database) : database_(database) {}
+  absl::Status Put(const Instance& instance);
+  absl::Status Delete(std::string_view instance_id);
+  absl::Status DeleteNode(std::string_view node_id);  // at start: what it had is gone
+  absl::StatusOr<std::vector<Instance>> List();       // all nodes
+
+ private:
+  Database& database_;
+};
+
+class NodesTable {
+ public:
+  explicit NodesTable(Database& database) : database_(database) {}
+  absl::Status Heartbeat(const Node& node);  // heartbeat_time is the database's clock
+  absl::StatusOr<std::vector<Node>> List();
+
+ private:
+  Database& database_;
+};
+
+// Bytes of a filesystem that an operation will still write.
+class ReservationsTable {
+ public:
+  explicit ReservationsTable(Database& database) : database_(database) {}
+  // Makes, changes or (0 bytes) removes the reservation of `operation` on `filesystem` (node_id + device number).
+  // INSUFFICIENT_DISK (both figures; `where` is the path to name) when the sum of all would exceed `free_bytes`.
+  struct Request {
+    std::string operation;
+    std::string node_id;
+    std::string filesystem;
+    std::string where;
+    int64_t bytes = 0;
+    int64_t free_bytes = 0;
+  };
+  absl::Status Reserve(const Request& request);
+  absl::Status Release(std::string_view operation);
+  // Bytes reserved on it by operations other than `except` (may be empty).
+  absl::StatusOr<int64_t> Reserved(std::string_view node_id, std::string_view filesystem,
+                                   std::string_view except);
+
+ private:
+  Database& database_;
+};
+
+}  // namespace modeld
