@@ -195,6 +195,8 @@ def write_tokenizer(folder):
 def randomise(model, seed):
     """Weights large enough that the logits differ clearly."""
     generator = torch.Generator().manual_seed(seed)
+    # A tied head with large embeddings or small layers would only repeat its input.
+    embedding, layer = (0.2, 1.5) if model.config.tie_word_embeddings else (0.5, 1.1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -203,10 +205,9 @@ def randomise(model, seed):
             elif name.endswith(".bias"):
                 parameter.copy_(0.1 * noise)
             elif "embed_tokens" in name or "lm_head" in name:
-                # A tied head with large embeddings would only repeat its input.
-                parameter.copy_((0.2 if model.config.tie_word_embeddings else 0.5) * noise)
+                parameter.copy_(embedding * noise)
             else:
-                parameter.copy_(noise * 1.1 / parameter.shape[1] ** 0.5)
+                parameter.copy_(noise * layer / parameter.shape[1] ** 0.5)
 
 
 def save_weights(model, folder, dtype, shards):
