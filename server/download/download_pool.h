@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "server/base/clock.h"
+#include "server/core/operation.h"
 #include "server/core/repo.h"
 #include "server/hub/hub_client.h"
 #include "server/metrics/metrics.h"
