@@ -1,0 +1,96 @@
+#include "server/engine/weights/config.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/base/status.h"
+#include "server/core/reason.h"
+#include "server/engine/weights/architecture.h"
+#include "server/engine/weights/config_reader.h"
+
+namespace modeld {
+namespace {
+
+constexpr char kFile[] = "config.json";
+constexpr Range<int64_t> kTokenIds{0, INT32_MAX};
+
+// "modeling_x.py" of "owner/repo--modeling_x.ClassName".
+std::string PythonFile(std::string name) {
+  if (const size_t at = name.find("--"); at != std::string::npos) name = name.substr(at + 2);
+  return name.substr(0, name.rfind('.')) + ".py";
+}
+
+std::string RemoteCodeFile(const nlohmann::json& auto_map) {
+  if (!auto_map.is_object()) return "";
+  std::string file;
+  for (const auto& [auto_class, name] : auto_map.items()) {
+    if (!name.is_string()) continue;
+    // The model's file says most; the configuration's is better than nothing.
+    if (auto_class.starts_with("AutoModel")) return PythonFile(name.get<std::string>());
+    file = PythonFile(name.get<std::string>());
+  }
+  return file;
+}
+
+absl::StatusOr<ConfigHeader> HeaderOf(const nlohmann::json& config) {
+  ConfigReader reader(config, kFile);
+  ConfigHeader header;
+  header.model_type = reader.StringOr("model_type", "");
+  if (const auto classes = config.find("architectures");
+      classes != config.end() && classes->is_array() && !classes->empty() &&
+      classes->front().is_string()) {
+    header.architecture = classes->front().get<std::string>();
+  }
+  if (reader.Has("auto_map")) {
+    header.has_remote_code = true;
+    header.remote_code_file = RemoteCodeFile(config.at("auto_map"));
+  }
+  if (reader.Has("quantization_config")) {
+    ConfigReader quantization(reader.ObjectAt("quantization_config"), "quantization_config");
+    header.quantization_method = quantization.StringOr("quant_method", "of an unnamed method");
+    reader.Fail(quantization.status());
+  }
+  RETURN_IF_ERROR(reader.status());
+  if (header.model_type.empty() && !header.has_remote_code) {
+    return Error(Reason::kInvalidRepository, "config.json: model_type is missing");
+  }
+  return header;
+}
+
+}  // namespace
+
+absl::StatusOr<ConfigHeader> ReadConfigHeader(std::string_view config_json) {
+  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJsonObject(config_json, kFile));
+  return HeaderOf(json);
+}
+
+absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view config_json) {
+  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJsonObject(config_json, kFile));
+  ASSIGN_OR_RETURN(const ConfigHeader header, HeaderOf(json));
+  const Architecture* architecture = FindArchitecture(header.model_type);
+  if (architecture == nullptr) {
+    return Error(Reason::kUnsupportedArchitecture,
+                 absl::StrFormat("model type \"%s\" is not supported", header.model_type));
+  }
+  if (!header.architecture.empty() && header.architecture != architecture->class_name) {
+    return Error(Reason::kUnsupportedArchitecture,
+                 absl::StrFormat("architecture %s is not supported (%s is)", header.architecture,
+                                 std::string(architecture->class_name)));
+  }
+  if (!header.quantization_method.empty()) {
+    return Error(Reason::kUnsupportedWeights,
+                 absl::StrFormat("config.json: weights quantized by %s are not supported",
+                                 header.quantization_method));
+  }
+  ArchitectureConfig config;
+  config.model_type = header.model_type;
+  config.architecture = header.architecture;
+  ConfigReader reader(json, kFile);
+  architecture->read(reader, config);
+  config.eos_token_ids = reader.IntsOf("eos_token_id", kTokenIds);
+  RETURN_IF_ERROR(reader.status());
+  return config;
+}
+
+}  // namespace modeld

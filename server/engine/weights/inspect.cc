@@ -1,0 +1,135 @@
+#include "server/engine/weights/inspect.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/base/status.h"
+#include "server/core/reason.h"
+#include "server/engine/weights/architecture.h"
+#include "server/engine/weights/config.h"
+#include "server/engine/weights/safetensors.h"
+#include "server/engine/weights/weight_files.h"
+
+namespace modeld {
+namespace {
+
+struct DtypeBytes {
+  const char* name;
+  int64_t element_bytes;
+};
+constexpr DtypeBytes kDtypes[] = {{"bfloat16", 2}, {"float16", 2}, {"float32", 4}};
+
+absl::Status CheckRemoteCode(const ConfigHeader& header, bool trust_remote_code) {
+  if (!header.has_remote_code || FindArchitecture(header.model_type) != nullptr) {
+    return absl::OkStatus();
+  }
+  const std::string file =
+      header.remote_code_file.empty() ? "Python files of its own" : header.remote_code_file;
+  if (!trust_remote_code) {
+    return Error(Reason::kRemoteCodeNotTrusted,
+                 absl::StrFormat("model type \"%s\" needs %s of the repository, and "
+                                 "trust_remote_code is not set",
+                                 header.model_type, file));
+  }
+  return Error(Reason::kUnsupportedArchitecture,
+               absl::StrFormat("model type \"%s\" is implemented by %s of the repository; there is "
+                               "no native implementation of it",
+                               header.model_type, file));
+}
+
+void FillSizes(const ArchitectureConfig& config, Inspection& inspection) {
+  inspection.max_context = config.max_context;
+  inspection.vocab_size = config.vocab_size;
+  inspection.num_layers = config.num_layers;
+  inspection.hidden_size = config.hidden_size;
+  for (const DtypeBytes& dtype : kDtypes) {
+    int64_t total = 0;
+    std::vector<int64_t> layers(config.num_layers);
+    for (const TensorShape& tensor : FindArchitecture(config.model_type)->tensors(config)) {
+      const int64_t bytes = tensor.elements() * dtype.element_bytes;
+      total += bytes;
+      if (tensor.layer >= 0) layers[tensor.layer] += bytes;
+    }
+    inspection.weights_bytes[dtype.name] = total;
+    inspection.layer_bytes[dtype.name] = std::move(layers);
+    inspection.kv_bytes_per_token[dtype.name] = KvBytesPerToken(config, dtype.element_bytes);
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> WeightFilesOf(const InspectedRepository& repository) {
+  if (repository.files.empty()) {
+    // No listing: go by what was sent.
+    if (repository.index_json) {
+      ASSIGN_OR_RETURN(const WeightIndex index, ParseWeightIndex(*repository.index_json));
+      return index.files();
+    }
+    std::vector<std::string> names;
+    for (const auto& [name, head] : repository.headers) names.push_back(name);
+    return names;
+  }
+  WeightListing listing;
+  listing.has_file = [&](const std::string& name) { return repository.files.contains(name); };
+  listing.index_json = repository.index_json;
+  std::vector<std::string> shards;
+  for (const auto& [name, bytes] : repository.files) {
+    if (IsOtherWeightFormat(name)) listing.other_formats.push_back(name);
+    if (name.starts_with("model-") && name.ends_with(".safetensors")) shards.push_back(name);
+  }
+  const bool index_not_sent =
+      !listing.has_file(kSingleWeightFile) && listing.has_file(kWeightIndexFile) &&
+      !repository.index_json;
+  if (index_not_sent) return shards;
+  return ChooseWeightFiles(listing);
+}
+
+// Nothing to say unless the headers of all files were sent.
+absl::Status CheckHeaders(const InspectedRepository& repository, const ArchitectureConfig& config,
+                          Inspection& inspection) {
+  TensorMap located;
+  for (const std::string& name : inspection.weight_files) {
+    const auto head = repository.headers.find(name);
+    if (head == repository.headers.end()) return absl::OkStatus();
+    const auto listed = repository.files.find(name);
+    std::optional<int64_t> bytes;
+    if (listed != repository.files.end() && listed->second >= 0) bytes = listed->second;
+    ASSIGN_OR_RETURN(const SafetensorsHeader header,
+                     ParseSafetensorsHeader(head->second, name, bytes));
+    RETURN_IF_ERROR(AddTensors(name, header, located));
+  }
+  if (inspection.weight_files.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckTensors(config, located));
+  for (const TensorShape& tensor : FindArchitecture(config.model_type)->tensors(config)) {
+    inspection.parameters += tensor.elements();
+  }
+  for (const auto& [name, place] : located) inspection.weights_file_bytes += place.tensor.bytes();
+  return absl::OkStatus();
+}
+
+absl::Status InspectInto(const InspectedRepository& repository, Inspection& inspection) {
+  ASSIGN_OR_RETURN(const ConfigHeader header, ReadConfigHeader(repository.config_json));
+  inspection.model_type = header.model_type;
+  inspection.architecture = header.architecture;
+  inspection.has_remote_code = header.has_remote_code;
+  RETURN_IF_ERROR(CheckRemoteCode(header, repository.trust_remote_code));
+  ASSIGN_OR_RETURN(const ArchitectureConfig config, ReadArchitectureConfig(repository.config_json));
+  FillSizes(config, inspection);
+  ASSIGN_OR_RETURN(inspection.weight_files, WeightFilesOf(repository));
+  return CheckHeaders(repository, config, inspection);
+}
+
+}  // namespace
+
+Inspection Inspect(const InspectedRepository& repository) {
+  Inspection inspection;
+  const absl::Status status = InspectInto(repository, inspection);
+  inspection.supported = status.ok();
+  if (!status.ok()) {
+    inspection.reason = ReasonOf(status);
+    inspection.message = std::string(status.message());
+  }
+  return inspection;
+}
+
+}  // namespace modeld

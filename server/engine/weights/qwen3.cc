@@ -1,0 +1,19 @@
+// Qwen3 (dense): no bias by default, a norm on each head's query and key, a head size of its own.
+#include "server/engine/weights/decoder_config.h"
+
+namespace modeld {
+namespace {
+
+void Read(ConfigReader& reader, ArchitectureConfig& config) {
+  ReadDecoder(reader, {.head_dim = 128, .max_context = 32768}, config);
+  RefuseSlidingWindow(reader, config);
+  config.qkv_bias = reader.BoolOr("attention_bias", false);
+  config.attention_output_bias = config.qkv_bias;
+  config.qk_norm = true;
+}
+
+}  // namespace
+
+const Architecture kQwen3 = {"qwen3", "Qwen3ForCausalLM", Read, DecoderTensors};
+
+}  // namespace modeld

@@ -1,0 +1,64 @@
+// Which files of a repository hold the weights, and whether the tensors in them are those that the
+// architecture needs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/engine/weights/architecture.h"
+#include "server/engine/weights/safetensors.h"
+
+namespace modeld {
+
+inline constexpr char kSingleWeightFile[] = "model.safetensors";
+inline constexpr char kWeightIndexFile[] = "model.safetensors.index.json";
+
+// model.safetensors.index.json: which file has which tensor.
+struct WeightIndex {
+  std::map<std::string, std::string> file_of_tensor;
+
+  std::vector<std::string> files() const;  // sorted, each once
+};
+
+// INVALID_REPOSITORY when it is no index, is empty, or names a file that is no plain .safetensors
+// path below the repository.
+absl::StatusOr<WeightIndex> ParseWeightIndex(std::string_view index_json);
+
+// The weight files that loading reads: model.safetensors, else those of the index. `has_file` says
+// whether the repository has a file; `index_json` is the index's text where it is at hand.
+// `other_formats` are weight files of formats that we do not read (pytorch_model.bin, ...).
+// UNSUPPORTED_WEIGHTS when there are only such, INVALID_REPOSITORY when there are none or the index
+// names files that are missing.
+struct WeightListing {
+  std::function<bool(const std::string&)> has_file;
+  std::optional<std::string> index_json;
+  std::vector<std::string> other_formats;
+};
+absl::StatusOr<std::vector<std::string>> ChooseWeightFiles(const WeightListing& listing);
+
+// Whether `path` is a weight file of a format that we do not read.
+bool IsOtherWeightFormat(std::string_view path);
+
+// A tensor and the file it is in.
+struct LocatedTensor {
+  std::string file;
+  StoredTensor tensor;
+};
+using TensorMap = std::map<std::string, LocatedTensor>;
+
+// Adds the tensors of one file; INVALID_REPOSITORY when another file has one of that name.
+absl::Status AddTensors(const std::string& file, const SafetensorsHeader& header, TensorMap& all);
+
+// INVALID_REPOSITORY listing the tensors that are missing, unknown or of another shape, with both
+// shapes; UNSUPPORTED_WEIGHTS for dtypes other than F32, F16 and BF16. Tensors that the reference
+// ignores too (stored rope frequencies, a tied head) are taken out of `found`.
+absl::Status CheckTensors(const ArchitectureConfig& config, TensorMap& found);
+
+}  // namespace modeld

@@ -1,0 +1,40 @@
+// All weights of a snapshot folder, mapped and checked against its configuration.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/engine/weights/config.h"
+#include "server/engine/weights/safetensors.h"
+#include "server/engine/weights/weight_files.h"
+
+namespace modeld {
+
+// Read-only and thread-safe. Bytes stay mapped for as long as the file they are in is held.
+class WeightSet {
+ public:
+  struct Tensor {
+    const StoredTensor* stored;
+    const std::byte* data;
+    std::shared_ptr<const SafetensorsFile> file;  // keeps `data` alive
+  };
+
+  // Opens the files that ChooseWeightFiles names. Every tensor that `config` needs is there in the
+  // right shape afterwards, and none besides. Errors of weight_files.h and safetensors.h.
+  static absl::StatusOr<WeightSet> Open(const std::string& snapshot_path,
+                                        const ArchitectureConfig& config);
+
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+  int64_t bytes() const { return bytes_; }  // as stored
+
+ private:
+  std::map<std::string, Tensor> tensors_;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace modeld
