@@ -2,7 +2,9 @@
 // as transformers' apply_chat_template does it.
 #pragma once
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -29,6 +31,8 @@ class ChatTemplate {
     std::string tools_json;
     std::string template_args_json;
     bool add_generation_prompt = true;
+    // What strftime_now tells, in the machine's time zone; none means now.
+    std::optional<std::chrono::system_clock::time_point> now;
   };
   // INVALID_FIELD for JSON that does not parse and for what the template refuses (raise_exception, with its
   // message), and when it exceeds its limits on steps or output.

@@ -1,0 +1,274 @@
+//! The functions of `modeld_text.h`. Nothing unwinds out of them: a panic becomes `Kind::Failed`, or
+//! `Kind::BrokenFile` while a file is read.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use crate::chat_template::{ChatTemplate, Input};
+use crate::failure::{Failure, Kind};
+use crate::tokenizer::Tokenizer;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct View {
+    data: *const u8,
+    size: usize,
+}
+
+impl View {
+    /// # Safety
+    /// The caller lends `size` bytes at `data`; a null pointer goes with size 0.
+    unsafe fn bytes<'a>(self) -> &'a [u8] {
+        if self.size == 0 {
+            return &[];
+        }
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts(self.data, self.size) }
+    }
+}
+
+/// An array that C owns until it hands it back.
+#[repr(C)]
+pub struct Owned<T> {
+    data: *mut T,
+    size: usize,
+}
+
+impl<T> Owned<T> {
+    fn give(items: Vec<T>) -> Self {
+        let items = Box::leak(items.into_boxed_slice());
+        Self {
+            data: items.as_mut_ptr(),
+            size: items.len(),
+        }
+    }
+
+    /// # Safety
+    /// `self` came from `give` and was not taken back before, or its pointer is null.
+    unsafe fn take_back(self) {
+        if !self.data.is_null() {
+            let items = std::ptr::slice_from_raw_parts_mut(self.data, self.size);
+            // SAFETY: promised by the caller.
+            drop(unsafe { Box::from_raw(items) });
+        }
+    }
+}
+
+/// Runs `body`, stores its result or its failure.
+///
+/// # Safety
+/// `result` and `error` point to writable places.
+unsafe fn answer<R>(
+    result: *mut R,
+    error: *mut Owned<u8>,
+    on_panic: Kind,
+    body: impl FnOnce() -> Result<R, Failure>,
+) -> Kind {
+    let outcome = catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|panic| Err(Failure::new(on_panic, panic_message(&*panic))));
+    // SAFETY: promised by the caller.
+    unsafe {
+        match outcome {
+            Ok(value) => {
+                result.write(value);
+                Kind::Ok
+            }
+            Err(failure) => {
+                error.write(Owned::give(failure.message.into_bytes()));
+                failure.kind
+            }
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    format!("panic: {text}")
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Failure> {
+    std::str::from_utf8(bytes).map_err(|error| Failure::new(Kind::BadText, error.to_string()))
+}
+
+/// # Safety
+/// As modeld_text.h says; so for all functions below.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_free_bytes(bytes: Owned<u8>) {
+    unsafe { bytes.take_back() }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_free_ids(ids: Owned<u32>) {
+    unsafe { ids.take_back() }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_new(
+    json: View,
+    tokenizer: *mut *mut Tokenizer,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(tokenizer, error, Kind::BrokenFile, || {
+            Ok(Box::into_raw(Box::new(Tokenizer::new(json.bytes())?)))
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_free(tokenizer: *mut Tokenizer) {
+    drop(unsafe { Box::from_raw(tokenizer) });
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_encode(
+    tokenizer: &Tokenizer,
+    view: View,
+    add_special: bool,
+    parse_special: bool,
+    ids: *mut Owned<u32>,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(ids, error, Kind::Failed, || {
+            let text = text(view.bytes())?;
+            tokenizer
+                .encode(text, add_special, parse_special)
+                .map(Owned::give)
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_decode(
+    tokenizer: &Tokenizer,
+    ids: *const u32,
+    ids_size: usize,
+    skip_special: bool,
+    out: *mut Owned<u8>,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(out, error, Kind::Failed, || {
+            let ids = if ids_size == 0 {
+                &[]
+            } else {
+                std::slice::from_raw_parts(ids, ids_size)
+            };
+            let text = tokenizer.decode(ids, skip_special)?;
+            Ok(Owned::give(text.into_bytes()))
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_spelling(
+    tokenizer: &Tokenizer,
+    id: u32,
+    spelling: *mut Owned<u8>,
+) -> bool {
+    match tokenizer.spelling(id) {
+        Some(text) => {
+            unsafe { spelling.write(Owned::give(text.into_bytes())) };
+            true
+        }
+        None => false,
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_id(tokenizer: &Tokenizer, spelling: View) -> i64 {
+    std::str::from_utf8(unsafe { spelling.bytes() })
+        .ok()
+        .and_then(|spelling| tokenizer.id(spelling))
+        .map_or(-1, i64::from)
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_vocab_size(tokenizer: &Tokenizer) -> usize {
+    tokenizer.vocab_size()
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_tokenizer_is_special(tokenizer: &Tokenizer, id: u32) -> bool {
+    tokenizer.is_special(id)
+}
+
+#[repr(C)]
+pub struct RenderInput {
+    messages: View,
+    tools: View,
+    args: View,
+    special_tokens: View,
+    add_generation_prompt: bool,
+    now_unix_s: i64,
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_template_new(
+    source: View,
+    result: *mut *mut ChatTemplate,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(result, error, Kind::BrokenFile, || {
+            let source = std::str::from_utf8(source.bytes())
+                .map_err(|error| Failure::new(Kind::BrokenFile, error.to_string()))?;
+            Ok(Box::into_raw(Box::new(ChatTemplate::new(source)?)))
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_template_free(template: *mut ChatTemplate) {
+    drop(unsafe { Box::from_raw(template) });
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_template_render(
+    template: &ChatTemplate,
+    input: &RenderInput,
+    prompt: *mut Owned<u8>,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(prompt, error, Kind::Failed, || {
+            let input = Input {
+                messages: input.messages.bytes(),
+                tools: input.tools.bytes(),
+                args: input.args.bytes(),
+                special_tokens: input.special_tokens.bytes(),
+                add_generation_prompt: input.add_generation_prompt,
+                now_unix_s: input.now_unix_s,
+            };
+            template.render(&input).map(Owned::give)
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! A chat template, rendered as transformers' apply_chat_template does it.
+
+use std::fmt;
+use std::io;
+
+use jiff::tz::TimeZone;
+use jiff::Timestamp;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind};
+use serde_json::{Map, Value as Json};
+
+use crate::failure::{Failure, Kind};
+use crate::{generation_tag, python_json, python_types};
+
+/// Steps of one render. A conversation of a thousand messages takes some 100,000.
+const STEPS_MAX: u64 = 10_000_000;
+/// Bytes of one prompt: a million tokens with room to spare.
+const OUTPUT_BYTES_MAX: usize = 32 << 20;
+/// A template can nest lists for as long as it has steps, and they are dropped recursively. The memory
+/// is only reserved, not used.
+const STACK_BYTES: usize = 1 << 30;
+
+const NAME: &str = "chat template";
+
+pub struct ChatTemplate {
+    env: Environment<'static>,
+}
+
+/// JSON texts; `tools` and `args` may be empty.
+pub struct Input<'a> {
+    pub messages: &'a [u8],
+    pub tools: &'a [u8],
+    pub args: &'a [u8],
+    pub special_tokens: &'a [u8],
+    pub add_generation_prompt: bool,
+    pub now_unix_s: i64,
+}
+
+/// What a template said to raise_exception.
+#[derive(Debug)]
+struct Raised(String);
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+fn raise_exception(message: &Value) -> Result<Value, Error> {
+    let message = message.to_string();
+    Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+}
+
+fn strftime(unix_s: i64, format: &str) -> Result<String, Error> {
+    let invalid = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
+    let now = Timestamp::from_second(unix_s).map_err(invalid)?;
+    jiff::fmt::strtime::format(format, &now.to_zoned(TimeZone::system())).map_err(invalid)
+}
+
+/// Collects the prompt up to the limit.
+#[derive(Default)]
+struct Prompt {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl io::Write for Prompt {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + part.len() > OUTPUT_BYTES_MAX {
+            self.is_full = true;
+            return Err(io::Error::other("the prompt is too long"));
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn objects(json: &[u8], kind: Kind) -> Result<Vec<Map<String, Json>>, Failure> {
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::new(kind, format!("not a JSON array of objects: {error}")))
+}
+
+fn object(json: &[u8], kind: Kind) -> Result<Map<String, Json>, Failure> {
+    if json.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(json)
+        .map_err(|error| Failure::new(kind, format!("not a JSON object: {error}")))
+}
+
+/// Drops null members, which templates take for given ones, and lets the three names of a message's
+/// reasoning stand for each other: as transformers does both.
+fn normalized(mut message: Map<String, Json>) -> Map<String, Json> {
+    message.retain(|_, value| !value.is_null());
+    let reasoning = ["reasoning_content", "thinking", "reasoning"]
+        .iter()
+        .find_map(|name| message.get(*name))
+        .cloned();
+    let Some(reasoning) = reasoning else {
+        return message;
+    };
+    let mut aliased = Map::new();
+    aliased.insert("thinking".into(), reasoning.clone());
+    aliased.extend(message);
+    aliased.insert("reasoning_content".into(), reasoning);
+    aliased
+}
+
+/// Runs `body` on a thread with a stack for deeply nested values.
+fn on_deep_stack<R: Send>(body: impl FnOnce() -> Result<R, Failure> + Send) -> Result<R, Failure> {
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("chat-template".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, body)
+            .map_err(|error| Failure::new(Kind::Failed, format!("cannot start a thread: {error}")))?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+impl ChatTemplate {
+    pub fn new(source: &str) -> Result<Self, Failure> {
+        let broken = |error: Error| Failure::new(Kind::BrokenFile, format!("{error:#}"));
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(broken)?;
+        env.set_syntax(syntax);
+        env.set_auto_escape_callback(|_| AutoEscape::None);
+        env.set_fuel(Some(STEPS_MAX));
+        env.remove_global("debug"); // shows minijinja's own state
+        env.add_filter("tojson", python_json::tojson);
+        env.add_function("raise_exception", raise_exception);
+        python_types::add_to(&mut env);
+        // Jinja counts every kind of line end as "\n".
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        env.add_template_owned(NAME, generation_tag::replace(&source))
+            .map_err(broken)?;
+        Ok(Self { env })
+    }
+
+    pub fn render(&self, input: &Input) -> Result<Vec<u8>, Failure> {
+        on_deep_stack(|| self.render_here(self.context(input)?))
+    }
+
+    fn context(&self, input: &Input) -> Result<Value, Failure> {
+        let messages = objects(input.messages, Kind::BadMessages)?;
+        if messages.is_empty() {
+            return Err(Failure::new(Kind::BadMessages, "there is no message"));
+        }
+        let messages: Vec<_> = messages.into_iter().map(normalized).collect();
+        let tools = if input.tools.is_empty() {
+            None
+        } else {
+            Some(objects(input.tools, Kind::BadTools)?)
+        };
+        let args = object(input.args, Kind::BadArgs)?;
+        if let Some(name) = ["messages", "tools", "add_generation_prompt"]
+            .iter()
+            .find(|name| args.contains_key(**name))
+        {
+            let message = format!("\"{name}\" is set by the request itself");
+            return Err(Failure::new(Kind::BadArgs, message));
+        }
+        let now_unix_s = input.now_unix_s;
+        let mut context = vec![
+            (
+                "strftime_now".to_string(),
+                Value::from_function(move |format: &str| strftime(now_unix_s, format)),
+            ),
+            ("documents".to_string(), Value::from(())),
+        ];
+        let special_tokens = object(input.special_tokens, Kind::BrokenFile)?;
+        for (name, value) in special_tokens.into_iter().chain(args) {
+            context.push((name, Value::from(Serde(value))));
+        }
+        context.extend([
+            ("messages".to_string(), Value::from(Serde(messages))),
+            ("tools".to_string(), Value::from(Serde(tools))),
+            (
+                "add_generation_prompt".to_string(),
+                Value::from(input.add_generation_prompt),
+            ),
+        ]);
+        Ok(Value::from_iter(context))
+    }
+
+    fn render_here(&self, context: Value) -> Result<Vec<u8>, Failure> {
+        let mut prompt = Prompt::default();
+        let result = self.env.get_template(NAME).and_then(|template| {
+            template
+                .render_captured_to(context, &mut prompt)
+                .map(|_| ())
+        });
+        match result {
+            Ok(()) => Ok(prompt.bytes),
+            Err(_) if prompt.is_full => Err(Failure::new(
+                Kind::Refused,
+                format!("the prompt is longer than {OUTPUT_BYTES_MAX} bytes"),
+            )),
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => Err(Failure::new(
+                Kind::Refused,
+                format!("the chat template takes more than {STEPS_MAX} steps"),
+            )),
+            Err(error) => Err(Failure::new(Kind::Refused, reason(&error))),
+        }
+    }
+}
+
+/// The words of raise_exception, wherever in the chain of errors they are; else the error itself.
+fn reason(error: &Error) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(Raised(message)) = error.downcast_ref::<Raised>() {
+            return message.clone();
+        }
+        cause = error.source();
+    }
+    format!("{error}")
+}

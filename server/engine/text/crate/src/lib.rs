@@ -1,0 +1,10 @@
+//! Tokenizers and chat templates for modeld, behind the C ABI that `modeld_text.h` declares.
+
+mod abi;
+mod chat_template;
+mod failure;
+mod generation_tag;
+mod python_json;
+mod python_types;
+mod tokenizer;
+mod unsmuggled_model;
