@@ -1,0 +1,91 @@
+#include "server/engine/models/attention.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+
+#include "server/engine/kernels/paged_attention.h"
+
+namespace modeld {
+namespace {
+
+// Where the rows of a segment lie in the pool: blocks and slots in them.
+std::pair<at::Tensor, at::Tensor> PlacesOf(const KvRows& segment, at::Device device) {
+  std::vector<int64_t> blocks;
+  std::vector<int64_t> slots;
+  for (int64_t position = segment.past; position < segment.past + segment.rows; ++position) {
+    blocks.push_back(segment.blocks[position / kKvBlockTokens]);
+    slots.push_back(position % kKvBlockTokens);
+  }
+  return {at::tensor(blocks, at::kLong).to(device), at::tensor(slots, at::kLong).to(device)};
+}
+
+// The first `tokens` keys or values of a segment, as [heads, tokens, head_dim]. Query heads of one
+// group share a key-value head.
+at::Tensor Gathered(const at::Tensor& by_token, int64_t tokens, int64_t group) {
+  const at::Tensor flat = by_token.flatten(1, 2).narrow(1, 0, tokens).to(at::kFloat);
+  return flat.repeat_interleave(group, 0);
+}
+
+}  // namespace
+
+at::Tensor AttendPaged(const QueryKeyValue& rows, int64_t layer, const Pass& pass) {
+  const auto dtype = rows.query.scalar_type();
+  const bool has_kernel = rows.query.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16);
+  if (!has_kernel) return AttendPagedByOperators(rows, layer, pass);
+  const QueryKeyValue dense = {rows.query.contiguous(), rows.key.contiguous(),
+                               rows.value.contiguous()};
+  const KvLayer cache = {
+      .keys = pass.kv.keys(layer).data_ptr(),
+      .values = pass.kv.values(layer).data_ptr(),
+      .kv_heads = dense.key.size(1),
+      .head_dim = dense.key.size(2),
+      .dtype = dtype == at::kFloat ? KernelDtype::kFloat32 : KernelDtype::kBFloat16,
+  };
+  StoreKeysAndValues(cache, dense.key.data_ptr(), dense.value.data_ptr(), pass.segments);
+  at::Tensor out = at::empty_like(dense.query);
+  PagedAttention({.layer = cache,
+                  .query = dense.query.data_ptr(),
+                  .out = out.data_ptr(),
+                  .heads = dense.query.size(1),
+                  .scale = 1 / std::sqrt(static_cast<float>(cache.head_dim)),
+                  .segments = pass.segments},
+                 pass.threads);
+  return out;
+}
+
+at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, int64_t layer, const Pass& pass) {
+  const at::Device device = rows.query.device();
+  const int64_t head_dim = rows.query.size(2);
+  const int64_t group = rows.query.size(1) / rows.key.size(1);
+  at::Tensor keys = pass.kv.keys(layer);
+  at::Tensor values = pass.kv.values(layer).narrow(3, 0, head_dim);
+  std::vector<at::Tensor> outs;
+  for (const KvRows& segment : pass.segments) {
+    const auto [blocks, slots] = PlacesOf(segment, device);
+    const auto mine = [&](const at::Tensor& x) {
+      return x.narrow(0, segment.first_row, segment.rows);
+    };
+    // Indexed dimensions with a slice between them come first: [rows, kv_heads, head_dim].
+    keys.permute({0, 3, 1, 2}).index_put_({blocks, slots}, mine(rows.key));
+    values.permute({0, 2, 1, 3}).index_put_({blocks, slots}, mine(rows.value));
+
+    const int64_t tokens = segment.past + segment.rows;
+    const std::vector<int64_t> all(segment.blocks.begin(), segment.blocks.end());
+    const at::Tensor held = at::tensor(all, at::kLong).to(device);
+    const at::Tensor k =
+        Gathered(keys.index_select(0, held).permute({1, 0, 3, 2}), tokens, group);
+    const at::Tensor v =
+        Gathered(values.index_select(0, held).permute({1, 0, 2, 3}), tokens, group);
+    const at::Tensor q = mine(rows.query).permute({1, 0, 2}).to(at::kFloat);
+    at::Tensor scores = at::matmul(q, k.transpose(1, 2)) / std::sqrt(static_cast<double>(head_dim));
+    const at::Tensor hidden =
+        at::ones({segment.rows, tokens}, q.options().dtype(at::kBool)).triu(segment.past + 1);
+    scores = scores.masked_fill(hidden, -std::numeric_limits<float>::infinity());
+    outs.push_back(at::matmul(at::softmax(scores, -1), v).permute({1, 0, 2}));
+  }
+  return at::cat(outs).to(rows.query.scalar_type()).contiguous();
+}
+
+}  // namespace modeld

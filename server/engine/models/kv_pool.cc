@@ -1,0 +1,50 @@
+#include "server/engine/models/kv_pool.h"
+
+#include <ATen/ATen.h>
+
+#include "server/engine/kernels/paged_attention.h"
+
+namespace modeld {
+
+KvPool::KvPool(const Options& options) : options_(options) {
+  const at::TensorOptions tensor = at::TensorOptions().dtype(options.dtype).device(options.device);
+  for (int64_t layer = 0; layer < options.layers; ++layer) {
+    // Not zeroed: on the CPU a page becomes real when a token is first written to it.
+    keys_.push_back(at::empty(
+        {options.blocks, options.kv_heads, options.head_dim, kKvBlockTokens}, tensor));
+    values_.push_back(at::empty(
+        {options.blocks, options.kv_heads, kKvBlockTokens, PaddedHeadDim(options.head_dim)},
+        tensor));
+  }
+  free_.reserve(options.blocks);
+  for (int64_t block = options.blocks; block-- > 0;) free_.push_back(static_cast<int32_t>(block));
+}
+
+int64_t KvPool::BlockBytes(const ArchitectureConfig& config, int64_t element_bytes) {
+  return config.num_layers * config.num_kv_heads * kKvBlockTokens *
+         (config.head_dim + PaddedHeadDim(config.head_dim)) * element_bytes;
+}
+
+bool KvPool::Take(int64_t count, std::vector<int32_t>& blocks) {
+  if (count > blocks_free()) return false;
+  for (; count > 0; --count) {
+    blocks.push_back(free_.back());
+    free_.pop_back();
+  }
+  return true;
+}
+
+void KvPool::GiveBack(const std::vector<int32_t>& blocks) {
+  free_.insert(free_.end(), blocks.rbegin(), blocks.rend());
+}
+
+int64_t PagedState::capacity() const {
+  return static_cast<int64_t>(blocks_.size()) * kKvBlockTokens;
+}
+
+bool PagedState::Reserve(int64_t length) {
+  if (length <= capacity()) return true;
+  return pool_->Take((length - capacity() + kKvBlockTokens - 1) / kKvBlockTokens, blocks_);
+}
+
+}  // namespace modeld

@@ -1,0 +1,68 @@
+// The memory of keys and values: blocks of 16 tokens, allocated once, lent to sequences.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "server/engine/models/model.h"
+#include "server/engine/weights/config.h"
+
+namespace modeld {
+
+// Belongs to the step thread. Throws c10::Error from its constructor when memory does not last.
+class KvPool {
+ public:
+  struct Options {
+    int64_t layers;
+    int64_t kv_heads;
+    int64_t head_dim;
+    int64_t blocks;
+    at::ScalarType dtype;
+    at::Device device;
+  };
+  explicit KvPool(const Options& options);
+
+  // Bytes of one block in all layers.
+  static int64_t BlockBytes(const ArchitectureConfig& config, int64_t element_bytes);
+
+  const Options& options() const { return options_; }
+  const at::Tensor& keys(int64_t layer) const { return keys_[layer]; }      // [blocks, kv_heads, head_dim, 16]
+  const at::Tensor& values(int64_t layer) const { return values_[layer]; }  // [blocks, kv_heads, 16, padded head_dim]
+  int64_t blocks_free() const { return static_cast<int64_t>(free_.size()); }
+
+  // Appends `count` blocks to `blocks`, or changes nothing and says false.
+  bool Take(int64_t count, std::vector<int32_t>& blocks);
+  void GiveBack(const std::vector<int32_t>& blocks);
+
+ private:
+  const Options options_;
+  std::vector<at::Tensor> keys_;
+  std::vector<at::Tensor> values_;
+  std::vector<int32_t> free_;  // the last one is lent next
+};
+
+// The blocks of one sequence.
+class PagedState final : public SequenceState {
+ public:
+  explicit PagedState(std::shared_ptr<KvPool> pool) : pool_(std::move(pool)) {}
+  ~PagedState() override { pool_->GiveBack(blocks_); }
+  PagedState(const PagedState&) = delete;
+  PagedState& operator=(const PagedState&) = delete;
+
+  int64_t length() const override { return length_; }
+  bool Reserve(int64_t length) override;
+
+  const std::vector<int32_t>& blocks() const { return blocks_; }
+  int64_t capacity() const;  // tokens
+  void Advance(int64_t tokens) { length_ += tokens; }
+
+ private:
+  const std::shared_ptr<KvPool> pool_;
+  std::vector<int32_t> blocks_;
+  int64_t length_ = 0;
+};
+
+}  // namespace modeld

@@ -1,0 +1,161 @@
+#include "server/engine/models/loader.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/base/file.h"
+#include "server/base/status.h"
+#include "server/core/reason.h"
+#include "server/engine/models/memory_plan.h"
+#include "server/engine/models/registry.h"
+#include "server/engine/models/tensor_source.h"
+#include "server/engine/weights/config.h"
+#include "server/engine/weights/generation_config.h"
+#include "server/engine/weights/weight_set.h"
+
+// OpenBLAS keeps threads of its own, which libtorch's setting does not reach. Absent with other BLAS.
+extern "C" void openblas_set_num_threads(int threads) __attribute__((weak));
+
+namespace modeld {
+namespace {
+
+void SetThreads(int threads) {
+  at::set_num_threads(threads);
+  if (openblas_set_num_threads != nullptr) openblas_set_num_threads(threads);
+}
+
+// The device that the map names, as a key of the budget: "cpu", "cuda:0".
+absl::StatusOr<std::string> ChooseDevice(const ModelLoadOptions& options) {
+  const LoadSpec& spec = options.spec;
+  if (!spec.device_map_entries.empty()) {
+    return MethodNotSupported("LoadModel with device_map_entries");
+  }
+  std::string name = spec.device_map == "cuda" ? "cuda:0" : spec.device_map;
+  if (name == "auto" || name.empty()) {
+    name = "cpu";
+    for (const auto& [device, bytes] : options.budget_bytes) {
+      if (device.starts_with("cuda") && at::hasCUDA()) name = device;
+    }
+  }
+  if (name.starts_with("cuda") && !at::hasCUDA()) {
+    return InvalidField("device_map", absl::StrFormat("names %s, but this engine's libtorch has no "
+                                                      "CUDA device",
+                                                      name));
+  }
+  if (!options.budget_bytes.contains(name)) {
+    return InvalidField("device_map", absl::StrFormat("names %s, for which there is no budget",
+                                                      name));
+  }
+  return name;
+}
+
+absl::StatusOr<at::ScalarType> ChooseDtype(const std::string& dtype, const at::Device& device) {
+  if (dtype == "float32") return at::kFloat;
+  if (dtype == "bfloat16") return at::kBFloat16;
+  if (dtype != "float16") return InvalidField("dtype", absl::StrCat("is \"", dtype, "\""));
+  // libtorch has no products of float16 on the CPU.
+  return device.is_cpu() ? at::kFloat : at::kHalf;
+}
+
+absl::StatusOr<GenerationDefaults> DefaultsOf(const std::string& snapshot_path,
+                                              const ArchitectureConfig& config) {
+  const std::string path = absl::StrCat(snapshot_path, "/generation_config.json");
+  std::string text;
+  std::error_code ignored;  // a file that cannot be looked at is reported by the read below
+  if (std::filesystem::exists(path, ignored)) {
+    ASSIGN_OR_RETURN(text, ReadFile(path));
+  }
+  return ReadGenerationDefaults(text, config.eos_token_ids);
+}
+
+// One forward, so that libraries have built their kernels before the first request.
+void WarmUp(CausalLm& model) {
+  const std::unique_ptr<SequenceState> state = model.NewSequence();
+  for (const int64_t tokens : {8, 1}) {
+    MODELD_CHECK(state->Reserve(state->length() + tokens), "a new pool has room");
+    Segment segment = {.state = state.get(), .token_ids = {}};
+    segment.token_ids.assign(tokens, 0);
+    model.Forward({segment});
+  }
+}
+
+struct Placement {
+  std::string device_name;
+  at::Device device;
+  at::ScalarType dtype;
+};
+
+// May throw c10::Error or std::bad_alloc.
+std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSet& weights,
+                                const Placement& place, const MemoryPlan& plan,
+                                const ModelLoadOptions& options, const LoadProgress& progress) {
+  const TensorSource source(weights, place.dtype, place.device,
+                            [&](int64_t done) {
+                              if (progress) progress(done, weights.bytes());
+                            });
+  ModelParts parts = {.config = config,
+                      .max_context = plan.max_context,
+                      .kv = std::make_shared<KvPool>(KvPool::Options{.layers = config.num_layers,
+                                                                     .kv_heads = config.num_kv_heads,
+                                                                     .head_dim = config.head_dim,
+                                                                     .blocks = plan.kv_blocks,
+                                                                     .dtype = place.dtype,
+                                                                     .device = place.device}),
+                      .threads = std::make_unique<ThreadPool>(options.threads)};
+  const ModelFactory make = FindModelFactory(config.model_type);
+  MODELD_CHECK(make != nullptr, "both tables of architectures have the same types");
+  std::unique_ptr<CausalLm> model = make(std::move(parts), source);
+  WarmUp(*model);
+  return model;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options,
+                                      const LoadProgress& progress) {
+  ASSIGN_OR_RETURN(const std::string device_name, ChooseDevice(options));
+  ASSIGN_OR_RETURN(const std::string config_json,
+                   ReadFile(absl::StrCat(options.snapshot_path, "/config.json")));
+  ASSIGN_OR_RETURN(const ArchitectureConfig config, ReadArchitectureConfig(config_json));
+  LoadedModel loaded;
+  ASSIGN_OR_RETURN(loaded.generation_defaults, DefaultsOf(options.snapshot_path, config));
+  // Opening maps the files and checks every header; reading comes after the budget was divided.
+  ASSIGN_OR_RETURN(const WeightSet weights, WeightSet::Open(options.snapshot_path, config));
+  const int64_t budget_bytes = options.budget_bytes.at(device_name);
+  try {
+    const at::Device device(device_name);
+    ASSIGN_OR_RETURN(const at::ScalarType dtype, ChooseDtype(options.spec.dtype, device));
+    ASSIGN_OR_RETURN(
+        const MemoryPlan plan,
+        PlanMemory(config, {.device = device_name,
+                            .budget_bytes = budget_bytes,
+                            .element_bytes = static_cast<int64_t>(c10::elementSize(dtype)),
+                            .max_context = options.spec.max_context}));
+    SetThreads(options.threads);
+    loaded.model =
+        Build(config, weights, {device_name, device, dtype}, plan, options, progress);
+    loaded.max_context = plan.max_context;
+    loaded.devices = {{.device = device_name,
+                       .weights_bytes = plan.weights_bytes,
+                       .kv_cache_bytes = plan.kv_bytes,
+                       .workspace_bytes = plan.workspace_bytes}};
+    return loaded;
+  } catch (const c10::OutOfMemoryError& e) {
+    return Error(Reason::kInsufficientDeviceMemory,
+                 absl::StrFormat("%s is out of memory within its budget of %d bytes: %s",
+                                 device_name, budget_bytes, e.what_without_backtrace()));
+  } catch (const c10::Error& e) {
+    return Error(Reason::kInternal, absl::StrFormat("libtorch cannot load the model on %s: %s",
+                                                    device_name, e.what_without_backtrace()));
+  }
+}
+
+std::vector<DeviceBytes> DeviceBytesNow(const LoadedModel& model) { return model.devices; }
+
+}  // namespace modeld

@@ -1,0 +1,69 @@
+#include "server/engine/models/tensor_source.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "server/base/status.h"
+
+namespace modeld {
+namespace {
+
+constexpr int64_t kPieceBytes = 16 << 20;
+constexpr int64_t kPageBytes = 4096;
+
+at::ScalarType ScalarTypeOf(const std::string& dtype) {
+  if (dtype == "F32") return at::kFloat;
+  if (dtype == "F16") return at::kHalf;
+  MODELD_CHECK(dtype == "BF16", "a weight of a dtype that CheckTensors lets through");
+  return at::kBFloat16;
+}
+
+// The stored tensor over the mapped bytes; holds the file.
+at::Tensor Mapped(const WeightSet::Tensor& tensor) {
+  const at::ScalarType dtype = ScalarTypeOf(tensor.stored->dtype);
+  const auto address = reinterpret_cast<uintptr_t>(tensor.data);
+  if (address % c10::elementSize(dtype) != 0) {
+    // The format does not promise alignment; such a tensor is copied.
+    at::Tensor copy = at::empty(tensor.stored->shape, dtype);
+    std::copy_n(tensor.data, tensor.stored->bytes(), static_cast<std::byte*>(copy.data_ptr()));
+    return copy;
+  }
+  // Nothing writes to weights, and the mapping is read-only.
+  auto* data = const_cast<std::byte*>(tensor.data);
+  return at::from_blob(
+      data, tensor.stored->shape, [file = tensor.file](void*) {}, at::TensorOptions().dtype(dtype));
+}
+
+// Brings the pages into memory, so that the first request does not wait for the disk.
+void Touch(const std::byte* data, int64_t bytes) {
+  // Volatile, so that the reads are not dropped.
+  const volatile std::byte* page = data;
+  for (int64_t at = 0; at < bytes; at += kPageBytes) (void)page[at];
+  if (bytes > 0) (void)page[bytes - 1];
+}
+
+}  // namespace
+
+TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype, at::Device device,
+                           const Progress& progress) {
+  int64_t done = 0;
+  for (const auto& [name, tensor] : weights.tensors()) {
+    const int64_t bytes = tensor.stored->bytes();
+    for (int64_t at = 0; at < bytes; at += kPieceBytes) {
+      const int64_t piece = std::min(kPieceBytes, bytes - at);
+      Touch(tensor.data + at, piece);
+      done += piece;
+      progress(done);
+    }
+    tensors_.emplace(name, Mapped(tensor).to(device, dtype));
+  }
+}
+
+at::Tensor TensorSource::Get(const std::string& name) const {
+  const auto at = tensors_.find(name);
+  MODELD_CHECK(at != tensors_.end(), name);
+  return at->second;
+}
+
+}  // namespace modeld

@@ -1,0 +1,33 @@
+// Weights as tensors: mapped where the file has the dtype that is wanted, converted else.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "server/engine/weights/weight_set.h"
+
+namespace modeld {
+
+// A tensor on the CPU in the dtype of the file shares the file's pages: nothing is copied, and the
+// kernel may drop and read them again. Any other tensor exists once, in `dtype` on `device`.
+class TensorSource {
+ public:
+  // Called after each piece with the bytes of the files that were read until then.
+  using Progress = std::function<void(int64_t bytes_done)>;
+
+  // Reads every byte of `weights`. Throws c10::Error when memory does not last.
+  TensorSource(const WeightSet& weights, at::ScalarType dtype, at::Device device,
+               const Progress& progress);
+
+  // A tensor that WeightSet has checked to be there.
+  at::Tensor Get(const std::string& name) const;
+
+ private:
+  std::map<std::string, at::Tensor> tensors_;
+};
+
+}  // namespace modeld
