@@ -115,7 +115,7 @@ absl::Status MakeDirectories(const std::string& path, mode_t mode) {
   for (size_t at = 1; at <= path.size(); ++at) {
     if (at != path.size() && path[at] != '/') continue;
     const std::string prefix = path.substr(0, at);
-    struct stat info {};
+    struct stat info{};
     if (mkdir(prefix.c_str(), mode) == 0) continue;
     const int error = errno;
     const bool there = stat(prefix.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
@@ -137,12 +137,13 @@ absl::StatusOr<FileLock> FileLock::TryAcquire(const std::string& path) {
     }
     if (!fd.valid()) return FileError(errno, "open", path);
     if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-      if (errno == EWOULDBLOCK) return absl::UnavailableError(absl::StrCat("lock ", path, " is held"));
+      if (errno == EWOULDBLOCK)
+        return absl::UnavailableError(absl::StrCat("lock ", path, " is held"));
       return FileError(errno, "flock", path);
     }
     // Whoever removed the file while we waited left us a lock that nobody else sees.
-    struct stat ours {};
-    struct stat named {};
+    struct stat ours{};
+    struct stat named{};
     if (fstat(fd.get(), &ours) == 0 && stat(path.c_str(), &named) == 0 &&
         ours.st_ino == named.st_ino && ours.st_dev == named.st_dev) {
       return FileLock(std::move(fd));

@@ -1,6 +1,6 @@
 // Files and descriptors: owning handle, whole reads and writes, atomic replacement, flock.
-// Every error is a Status that names the path and the system's reason: NOT_FOUND, PERMISSION_DENIED,
-// RESOURCE_EXHAUSTED (disk or quota full), else INTERNAL.
+// Every error is a Status that names the path and the system's reason: NOT_FOUND,
+// PERMISSION_DENIED, RESOURCE_EXHAUSTED (disk or quota full), else INTERNAL.
 #pragma once
 
 #include <sys/types.h>
@@ -55,9 +55,10 @@ absl::Status WriteAt(int fd, std::span<const char> data, int64_t offset, std::st
 // Reads data.size() bytes at `offset`; fewer only at the end of the file. Says how many.
 absl::StatusOr<int64_t> ReadAt(int fd, std::span<char> data, int64_t offset, std::string_view path);
 
-// Makes `path` hold exactly `data`: temporary file in the same directory, fsync, rename, fsync of the
-// directory. A reader sees the old content or the new, and so does a machine that lost power.
-absl::Status WriteFileAtomically(const std::string& path, std::string_view data, mode_t mode = 0644);
+// Makes `path` hold exactly `data`: temporary file in the same directory, fsync, rename, fsync of
+// the directory. A reader sees the old content or the new, and so does a machine that lost power.
+absl::Status WriteFileAtomically(const std::string& path, std::string_view data,
+                                 mode_t mode = 0644);
 
 // fsync(2) of a directory, so that a rename in it is durable.
 absl::Status SyncDirectory(const std::string& path);
@@ -65,8 +66,8 @@ absl::Status SyncDirectory(const std::string& path);
 // mkdir -p; existing directories are fine. `mode` goes through the umask.
 absl::Status MakeDirectories(const std::string& path, mode_t mode = 0777);
 
-// An exclusive flock(2) on a file that is made when missing (mode 0664 whatever the umask) and never
-// removed. Let go when the object ends.
+// An exclusive flock(2) on a file that is made when missing (mode 0664 whatever the umask) and
+// never removed. Let go when the object ends.
 class FileLock {
  public:
   // UNAVAILABLE when somebody else holds it: try again later.

@@ -14,7 +14,8 @@ namespace {
 spdlog::logger& Logger() {
   static spdlog::logger* const logger = [] {
     auto* made = new spdlog::logger("modeld", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    made->set_pattern(std::getenv("JOURNAL_STREAM") != nullptr ? "%v" : "%Y-%m-%dT%H:%M:%S.%e%z %L %v");
+    made->set_pattern(std::getenv("JOURNAL_STREAM") != nullptr ? "%v"
+                                                               : "%Y-%m-%dT%H:%M:%S.%e%z %L %v");
     made->flush_on(spdlog::level::info);
     return made;
   }();
@@ -23,10 +24,14 @@ spdlog::logger& Logger() {
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -35,10 +40,14 @@ spdlog::level::level_enum ToSpdlog(LogLevel level) {
 const char* JournalPrefix(LogLevel level) {
   if (std::getenv("JOURNAL_STREAM") == nullptr) return "";
   switch (level) {
-    case LogLevel::kDebug: return "<7>";
-    case LogLevel::kInfo: return "<6>";
-    case LogLevel::kWarning: return "<4>";
-    case LogLevel::kError: return "<3>";
+    case LogLevel::kDebug:
+      return "<7>";
+    case LogLevel::kInfo:
+      return "<6>";
+    case LogLevel::kWarning:
+      return "<4>";
+    case LogLevel::kError:
+      return "<3>";
   }
   return "";
 }

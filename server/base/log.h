@@ -22,14 +22,15 @@ struct LogField {
   LogField(std::string_view k, bool v) : key(k), value(v ? "true" : "false") {}
   LogField(std::string_view k, std::integral auto v) : key(k), value(std::to_string(v)) {}
   LogField(std::string_view k, double v);
-  LogField(std::string_view k, const absl::Status& v) : key(k), value(v.ToString(absl::StatusToStringMode::kWithNoExtraData)) {}
+  LogField(std::string_view k, const absl::Status& v)
+      : key(k), value(v.ToString(absl::StatusToStringMode::kWithNoExtraData)) {}
 
   std::string key;
   std::string value;
 };
 
-// Lines below `level` are dropped; the start is kInfo. Under systemd (JOURNAL_STREAM set) a line has
-// the syslog priority in front and no time, as the journal adds its own.
+// Lines below `level` are dropped; the start is kInfo. Under systemd (JOURNAL_STREAM set) a line
+// has the syslog priority in front and no time, as the journal adds its own.
 void SetLogLevel(LogLevel level);
 
 void Log(LogLevel level, std::string_view event, std::initializer_list<LogField> fields);

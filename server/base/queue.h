@@ -9,8 +9,8 @@
 
 namespace modeld {
 
-// First in, first out, at most `capacity` items. Thread-safe. After Close() nothing goes in, what is
-// in still comes out, and then Pop() answers nothing.
+// First in, first out, at most `capacity` items. Thread-safe. After Close() nothing goes in, what
+// is in still comes out, and then Pop() answers nothing.
 template <typename T>
 class BoundedQueue {
  public:

@@ -2,7 +2,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-
 #include <nlohmann/json.hpp>
 
 namespace modeld {
@@ -91,8 +90,8 @@ absl::Status StatusFromJson(std::string_view text) {
 }
 
 void Panic(std::string_view what, const char* file, int line) {
-  std::fprintf(stderr, "%s:%d: broken invariant: %.*s\n", file, line,
-               static_cast<int>(what.size()), what.data());
+  std::fprintf(stderr, "%s:%d: broken invariant: %.*s\n", file, line, static_cast<int>(what.size()),
+               what.data());
   std::abort();
 }
 

@@ -66,14 +66,14 @@ absl::Status StatusFromJson(std::string_view json);
 
 }  // namespace modeld
 
-#define MODELD_CHECK(condition, what) \
-  do {                                \
+#define MODELD_CHECK(condition, what)                            \
+  do {                                                           \
     if (!(condition)) ::modeld::Panic(what, __FILE__, __LINE__); \
   } while (false)
 
 // RETURN_IF_ERROR(expression of absl::Status);
-#define RETURN_IF_ERROR(expression)                        \
-  do {                                                     \
+#define RETURN_IF_ERROR(expression)                                         \
+  do {                                                                      \
     if (absl::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)
 
@@ -83,7 +83,7 @@ absl::Status StatusFromJson(std::string_view json);
 // ASSIGN_OR_RETURN(declaration or lvalue, expression of absl::StatusOr);
 #define ASSIGN_OR_RETURN(lhs, expression) \
   MODELD_ASSIGN_OR_RETURN(MODELD_CONCAT(status_or_, __LINE__), lhs, expression)
-#define MODELD_ASSIGN_OR_RETURN(temporary, lhs, expression) \
-  auto temporary = (expression);                            \
-  if (!temporary.ok()) return std::move(temporary).status();      \
+#define MODELD_ASSIGN_OR_RETURN(temporary, lhs, expression)  \
+  auto temporary = (expression);                             \
+  if (!temporary.ok()) return std::move(temporary).status(); \
   lhs = *std::move(temporary)

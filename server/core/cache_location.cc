@@ -23,9 +23,12 @@ bool HasDots(std::string_view path) {
 
 std::string_view CacheLocationName(CacheLocation location) {
   switch (location) {
-    case CacheLocation::kPrimary: return "primary";
-    case CacheLocation::kSecondary: return "secondary";
-    case CacheLocation::kCustom: return "custom";
+    case CacheLocation::kPrimary:
+      return "primary";
+    case CacheLocation::kSecondary:
+      return "secondary";
+    case CacheLocation::kCustom:
+      return "custom";
   }
   return "";
 }

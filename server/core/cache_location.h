@@ -26,14 +26,16 @@ struct CacheRoots {
 };
 
 // The cache path that a request means. For kPrimary and kSecondary `custom_path` must be empty.
-// INVALID_FIELD: secondary is not configured (field "cache_location"); a custom path that is missing, relative,
-// has "." or ".." in it, or is below no custom root (field "cache_path"). Symlinks are for the caller to
-// check (cache/space.h).
+// INVALID_FIELD: secondary is not configured (field "cache_location"); a custom path that is
+// missing, relative, has "." or ".." in it, or is below no custom root (field "cache_path").
+// Symlinks are for the caller to check (cache/space.h).
 absl::StatusOr<std::string> ResolveCachePath(const CacheRoots& roots, CacheLocation location,
                                              std::string_view custom_path);
 
-// $HF_HOME when set and not empty, else $XDG_CACHE_HOME/huggingface, else <home>/.cache/huggingface.
-std::string DefaultCachePath(const char* hf_home, const char* xdg_cache_home, std::string_view home);
+// $HF_HOME when set and not empty, else $XDG_CACHE_HOME/huggingface, else
+// <home>/.cache/huggingface.
+std::string DefaultCachePath(const char* hf_home, const char* xdg_cache_home,
+                             std::string_view home);
 
 // Whether `path` is `root` or below it; both absolute and without "." or "..".
 bool IsBelow(std::string_view path, std::string_view root);

@@ -15,8 +15,8 @@ size_t CharLength(std::string_view text) {
   return std::min(n, text.size());
 }
 
-// The set "[...]" at the start of `pattern`: its length and whether it holds `c`. Nothing when there
-// is no closing bracket: '[' then stands for itself.
+// The set "[...]" at the start of `pattern`: its length and whether it holds `c`. Nothing when
+// there is no closing bracket: '[' then stands for itself.
 struct SetMatch {
   size_t length;
   bool holds;

@@ -28,7 +28,8 @@ absl::StatusOr<Inspection> InspectionFromJson(std::string_view json) {
   try {
     return nlohmann::json::parse(json).get<Inspection>();
   } catch (const nlohmann::json::exception& e) {
-    return Error(Reason::kInternal, std::string("modeld-engine inspect answered no JSON: ") + e.what());
+    return Error(Reason::kInternal,
+                 std::string("modeld-engine inspect answered no JSON: ") + e.what());
   }
 }
 

@@ -14,19 +14,19 @@ namespace modeld {
 
 // Sizes are bytes. JSON keys have the names of the fields.
 struct Inspection {
-  std::string model_type;                 // of config.json: "llama"
-  std::string architecture;               // first of its "architectures", may be empty
-  bool supported = false;                 // loadable as it is
-  std::string reason;                     // else a reason of the contract: UNSUPPORTED_ARCHITECTURE, ...
-  std::string message;                    // and why, for people
-  bool has_remote_code = false;           // config.json has auto_map
-  int64_t parameters = 0;                 // 0: headers were not given
-  int64_t weights_file_bytes = 0;         // tensor bytes as stored
-  std::map<std::string, int64_t> weights_bytes;            // dtype -> bytes in memory, all layers
+  std::string model_type;          // of config.json: "llama"
+  std::string architecture;        // first of its "architectures", may be empty
+  bool supported = false;          // loadable as it is
+  std::string reason;              // else a reason of the contract: UNSUPPORTED_ARCHITECTURE, ...
+  std::string message;             // and why, for people
+  bool has_remote_code = false;    // config.json has auto_map
+  int64_t parameters = 0;          // 0: headers were not given
+  int64_t weights_file_bytes = 0;  // tensor bytes as stored
+  std::map<std::string, int64_t> weights_bytes;             // dtype -> bytes in memory, all layers
   std::map<std::string, std::vector<int64_t>> layer_bytes;  // dtype -> bytes of each layer
-  std::map<std::string, int64_t> kv_bytes_per_token;       // dtype -> bytes, all layers
+  std::map<std::string, int64_t> kv_bytes_per_token;        // dtype -> bytes, all layers
   int64_t state_bytes_per_sequence = 0;
-  int64_t max_context = 0;                // tokens, of config.json
+  int64_t max_context = 0;  // tokens, of config.json
   int64_t vocab_size = 0;
   int64_t num_layers = 0;
   int64_t hidden_size = 0;

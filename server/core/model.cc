@@ -36,13 +36,20 @@ absl::Status ValidateModelName(std::string_view name) {
 
 std::string_view ModelStateName(ModelState state) {
   switch (state) {
-    case ModelState::kUnspecified: break;
-    case ModelState::kRegistered: return "registered";
-    case ModelState::kDownloading: return "downloading";
-    case ModelState::kDownloaded: return "downloaded";
-    case ModelState::kLoading: return "loading";
-    case ModelState::kReady: return "ready";
-    case ModelState::kFailed: return "failed";
+    case ModelState::kUnspecified:
+      break;
+    case ModelState::kRegistered:
+      return "registered";
+    case ModelState::kDownloading:
+      return "downloading";
+    case ModelState::kDownloaded:
+      return "downloaded";
+    case ModelState::kLoading:
+      return "loading";
+    case ModelState::kReady:
+      return "ready";
+    case ModelState::kFailed:
+      return "failed";
   }
   return "unspecified";
 }
@@ -59,8 +66,8 @@ ModelState ComputeModelState(const ModelFacts& facts) {
 absl::Status ValidateLoadSpec(const LoadSpec& spec) {
   static constexpr std::array kDtypes = {"bfloat16", "float16", "float32"};
   if (std::ranges::find(kDtypes, spec.dtype) == kDtypes.end()) {
-    return InvalidField("dtype", "\"" + spec.dtype.substr(0, 100) +
-                                     "\" is none of bfloat16, float16, float32");
+    return InvalidField(
+        "dtype", "\"" + spec.dtype.substr(0, 100) + "\" is none of bfloat16, float16, float32");
   }
   if (spec.device_map_entries.empty()) {
     if (spec.device_map != "auto" && !IsDevice(spec.device_map)) {
@@ -83,10 +90,14 @@ absl::Status ValidateLoadSpec(const LoadSpec& spec) {
 
 std::string_view InstanceStateName(InstanceState state) {
   switch (state) {
-    case InstanceState::kUnspecified: break;
-    case InstanceState::kLoading: return "loading";
-    case InstanceState::kReady: return "ready";
-    case InstanceState::kDraining: return "draining";
+    case InstanceState::kUnspecified:
+      break;
+    case InstanceState::kLoading:
+      return "loading";
+    case InstanceState::kReady:
+      return "ready";
+    case InstanceState::kDraining:
+      return "draining";
   }
   return "unspecified";
 }

@@ -1,5 +1,5 @@
-// What the registry keeps: the row of a model, its copies on disk, what is wanted in memory and what
-// is there; and the state that follows from them.
+// What the registry keeps: the row of a model, its copies on disk, what is wanted in memory and
+// what is there; and the state that follows from them.
 #pragma once
 
 #include <chrono>
@@ -30,8 +30,8 @@ struct Model {
   std::string commit;  // 40 hex once a revision was resolved, else empty
   bool trust_remote_code = false;
   CacheLocation cache_location = CacheLocation::kPrimary;
-  std::string cache_path;     // absolute; the folder that has hub/ in it
-  std::string snapshot_path;  // of the last complete copy, else empty
+  std::string cache_path;            // absolute; the folder that has hub/ in it
+  std::string snapshot_path;         // of the last complete copy, else empty
   int64_t estimated_size_bytes = 0;  // the caller's or the hub's, 0: unknown
   int64_t size_bytes = 0;            // of the complete copy at `commit`, else 0
   FileFilter filter;
@@ -90,7 +90,7 @@ struct LoadSpec {
   std::string dtype = "bfloat16";   // bfloat16, float16, float32
   std::string device_map = "auto";  // auto, cpu, cuda, cuda:N; "" with device_map_entries
   std::map<std::string, std::string> device_map_entries;  // module prefix -> device
-  int64_t max_context = 0;          // tokens; 0: the smaller of the model's maximum and what fits
+  int64_t max_context = 0;  // tokens; 0: the smaller of the model's maximum and what fits
 
   bool operator==(const LoadSpec&) const = default;
 };

@@ -49,8 +49,8 @@ std::string_view OperationStateName(OperationState state);
 bool IsFinal(OperationState state);
 // The one table of legal steps. A final state has none; staying is always legal.
 //   PENDING -> RUNNING, PAUSED, SUCCEEDED, FAILED, CANCELLED
-//   RUNNING -> PENDING (given back after a crash or for a retry), PAUSED, SUCCEEDED, FAILED, CANCELLED
-//   PAUSED  -> PENDING, CANCELLED, FAILED
+//   RUNNING -> PENDING (given back after a crash or for a retry), PAUSED, SUCCEEDED, FAILED,
+//   CANCELLED PAUSED  -> PENDING, CANCELLED, FAILED
 bool MayFollow(OperationState from, OperationState to);
 
 struct FileProgress {
@@ -76,10 +76,10 @@ struct OperationProgress {
 
 // What is asked for; enough to start again after a crash.
 struct OperationSpec {
-  std::string revision;  // resolve this; empty: the row's commit
-  LoadSpec load;         // kLoad
-  bool pinned = false;   // kLoad
-  int32_t priority = 0;  // kDownload: higher first
+  std::string revision;              // resolve this; empty: the row's commit
+  LoadSpec load;                     // kLoad
+  bool pinned = false;               // kLoad
+  int32_t priority = 0;              // kDownload: higher first
   std::optional<FileFilter> filter;  // kDownload: instead of the row's
 };
 

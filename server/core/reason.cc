@@ -79,30 +79,30 @@ bool HasReason(const absl::Status& status, Reason reason) {
 
 absl::Status Error(Reason reason, std::string_view message,
                    std::map<std::string, std::string> metadata) {
-  return ErrorWithDetails(ReasonCode(reason), message,
-                          {.reason = std::string(ReasonName(reason)),
-                           .metadata = std::move(metadata)});
+  return ErrorWithDetails(
+      ReasonCode(reason), message,
+      {.reason = std::string(ReasonName(reason)), .metadata = std::move(metadata)});
 }
 
 absl::Status InvalidField(std::string_view field, std::string_view description) {
-  return ErrorWithDetails(
-      ReasonCode(Reason::kInvalidField), std::string(field) + ": " + std::string(description),
-      {.reason = std::string(ReasonName(Reason::kInvalidField)),
-       .fields = {{std::string(field), std::string(description)}}});
+  return ErrorWithDetails(ReasonCode(Reason::kInvalidField),
+                          std::string(field) + ": " + std::string(description),
+                          {.reason = std::string(ReasonName(Reason::kInvalidField)),
+                           .fields = {{std::string(field), std::string(description)}}});
 }
 
 absl::Status ModelNotFound(std::string_view model_name) {
-  return ErrorWithDetails(
-      ReasonCode(Reason::kModelNotFound), "no model is named \"" + std::string(model_name) + "\"",
-      {.reason = std::string(ReasonName(Reason::kModelNotFound)),
-       .resource = MissingResource{"model", std::string(model_name)}});
+  return ErrorWithDetails(ReasonCode(Reason::kModelNotFound),
+                          "no model is named \"" + std::string(model_name) + "\"",
+                          {.reason = std::string(ReasonName(Reason::kModelNotFound)),
+                           .resource = MissingResource{"model", std::string(model_name)}});
 }
 
 absl::Status OperationNotFound(std::string_view name) {
-  return ErrorWithDetails(
-      ReasonCode(Reason::kOperationNotFound), "no operation is named \"" + std::string(name) + "\"",
-      {.reason = std::string(ReasonName(Reason::kOperationNotFound)),
-       .resource = MissingResource{"operation", std::string(name)}});
+  return ErrorWithDetails(ReasonCode(Reason::kOperationNotFound),
+                          "no operation is named \"" + std::string(name) + "\"",
+                          {.reason = std::string(ReasonName(Reason::kOperationNotFound)),
+                           .resource = MissingResource{"operation", std::string(name)}});
 }
 
 absl::Status MethodNotSupported(std::string_view method) {
@@ -113,9 +113,8 @@ absl::Status MethodNotSupported(std::string_view method) {
 
 absl::Status Unavailable(Reason reason, std::string_view message,
                          std::chrono::milliseconds retry_after) {
-  return ErrorWithDetails(
-      ReasonCode(reason), message,
-      {.reason = std::string(ReasonName(reason)), .retry_after = retry_after});
+  return ErrorWithDetails(ReasonCode(reason), message,
+                          {.reason = std::string(ReasonName(reason)), .retry_after = retry_after});
 }
 
 absl::Status InsufficientBytes(Reason reason, std::string_view where, int64_t required_bytes,

@@ -55,23 +55,24 @@ absl::StatusOr<Sampling> DecideSampling(const SamplingRequest& request,
   const int64_t wanted = request.max_tokens.value_or(1);
   if (wanted > context_left) {
     return Error(Reason::kContextLengthExceeded,
-                 absl::StrCat("the prompt has ", prompt_tokens, " tokens and max_tokens is ", wanted,
-                              "; the context holds ", max_context),
+                 absl::StrCat("the prompt has ", prompt_tokens, " tokens and max_tokens is ",
+                              wanted, "; the context holds ", max_context),
                  {{"prompt_tokens", std::to_string(prompt_tokens)},
                   {"max_tokens", std::to_string(wanted)},
                   {"max_context", std::to_string(max_context)}});
   }
-  const bool asks_to_sample = request.temperature.value_or(0) > 0 || request.top_p ||
-                              request.top_k || request.min_p;
+  const bool asks_to_sample =
+      request.temperature.value_or(0) > 0 || request.top_p || request.top_k || request.min_p;
   const std::optional<double> temperature = First(request.temperature, defaults.temperature);
   Sampling out;
-  out.greedy = !(asks_to_sample || defaults.do_sample.value_or(false)) ||
-               (temperature && *temperature == 0);
+  out.greedy =
+      !(asks_to_sample || defaults.do_sample.value_or(false)) || (temperature && *temperature == 0);
   out.temperature = out.greedy ? 1 : temperature.value_or(1);
   out.top_p = First(request.top_p, defaults.top_p).value_or(1);
   out.top_k = request.top_k ? *request.top_k : defaults.top_k.value_or(0);
   out.min_p = First(request.min_p, defaults.min_p).value_or(0);
-  out.repetition_penalty = First(request.repetition_penalty, defaults.repetition_penalty).value_or(1);
+  out.repetition_penalty =
+      First(request.repetition_penalty, defaults.repetition_penalty).value_or(1);
   out.presence_penalty = request.presence_penalty.value_or(0);
   out.frequency_penalty = request.frequency_penalty.value_or(0);
   out.seed = request.seed;

@@ -21,8 +21,8 @@ auto& Histograms(prometheus::Registry& registry, const char* name, const char* h
   return BuildHistogram().Name(name).Help(help).Register(registry);
 }
 
-// Removes the series of `family` that have the label model=`model_name`. prometheus-cpp hands out no
-// list of its series, so the names come from what it collects.
+// Removes the series of `family` that have the label model=`model_name`. prometheus-cpp hands out
+// no list of its series, so the names come from what it collects.
 template <typename T>
 void Forget(prometheus::Family<T>& family, const std::string& model_name) {
   for (const prometheus::MetricFamily& collected : family.Collect()) {
@@ -48,59 +48,61 @@ void Forget(prometheus::Family<T>& family, const std::string& model_name) {
 
 Metrics::Metrics()
     : registry(std::make_shared<prometheus::Registry>()),
-      download_bytes(Counters(*registry, "modeld_download_bytes_total",
-                              "Body bytes written to disk.")),
+      download_bytes(
+          Counters(*registry, "modeld_download_bytes_total", "Body bytes written to disk.")),
       download_wire_bytes(Counters(*registry, "modeld_download_wire_bytes_total",
                                    "Body bytes received from a host.")),
       download_files(Counters(*registry, "modeld_download_files_total",
                               "Files that ended as fetched, present or failed.")),
-      download_retries(Counters(*registry, "modeld_download_retries_total",
-                                "Requests that were tried again.")),
+      download_retries(
+          Counters(*registry, "modeld_download_retries_total", "Requests that were tried again.")),
       download_active(Gauges(*registry, "modeld_download_active", "Files in flight.").Add({})),
       download_queue_length(
-          Gauges(*registry, "modeld_download_queue_length", "Files that wait for a worker.").Add({})),
+          Gauges(*registry, "modeld_download_queue_length", "Files that wait for a worker.")
+              .Add({})),
       download_bytes_per_second(Gauges(*registry, "modeld_download_bytes_per_second",
                                        "Rate of the download of a model now.")),
       download_remaining_bytes(Gauges(*registry, "modeld_download_remaining_bytes",
                                       "Bytes of a model still to be fetched.")),
-      download_duration_seconds(Histograms(*registry, "modeld_download_duration_seconds",
-                                           "Time of whole downloads.")),
-      verify_duration_seconds(
-          Histograms(*registry, "modeld_verify_duration_seconds", "Time to check one file's digest.")
-              .Add({}, TransferBuckets())),
+      download_duration_seconds(
+          Histograms(*registry, "modeld_download_duration_seconds", "Time of whole downloads.")),
+      verify_duration_seconds(Histograms(*registry, "modeld_verify_duration_seconds",
+                                         "Time to check one file's digest.")
+                                  .Add({}, TransferBuckets())),
       load_duration_seconds(Histograms(*registry, "modeld_load_duration_seconds",
                                        "Time from the start of an engine to READY or failure.")),
-      cache_free_bytes(Gauges(*registry, "modeld_cache_free_bytes",
-                              "Free bytes on the filesystem of a cache.")),
-      cache_size_bytes(Gauges(*registry, "modeld_cache_size_bytes",
-                              "Size of the filesystem of a cache.")),
-      cache_used_bytes(Gauges(*registry, "modeld_cache_used_bytes",
-                              "Bytes that a cache itself holds.")),
+      cache_free_bytes(
+          Gauges(*registry, "modeld_cache_free_bytes", "Free bytes on the filesystem of a cache.")),
+      cache_size_bytes(
+          Gauges(*registry, "modeld_cache_size_bytes", "Size of the filesystem of a cache.")),
+      cache_used_bytes(
+          Gauges(*registry, "modeld_cache_used_bytes", "Bytes that a cache itself holds.")),
       device_memory_total_bytes(
           Gauges(*registry, "modeld_device_memory_total_bytes", "Memory of a device.")),
       device_memory_used_bytes(Gauges(*registry, "modeld_device_memory_used_bytes",
                                       "Memory of a device in use, by anybody.")),
-      model_memory_bytes(Gauges(*registry, "modeld_model_memory_bytes",
-                                "Memory of a device that a model holds.")),
+      model_memory_bytes(
+          Gauges(*registry, "modeld_model_memory_bytes", "Memory of a device that a model holds.")),
       models(Gauges(*registry, "modeld_models", "Registered models by state.")),
       instances(Gauges(*registry, "modeld_instances", "Engine processes by state.")),
-      inference_requests(Counters(*registry, "modeld_inference_requests_total",
-                                  "Finished inference requests.")),
-      inference_tokens(Counters(*registry, "modeld_inference_tokens_total",
-                                "Tokens read (prompt), taken from a cache (cached) and generated.")),
+      inference_requests(
+          Counters(*registry, "modeld_inference_requests_total", "Finished inference requests.")),
+      inference_tokens(
+          Counters(*registry, "modeld_inference_tokens_total",
+                   "Tokens read (prompt), taken from a cache (cached) and generated.")),
       inference_active(Gauges(*registry, "modeld_inference_active", "Requests being answered.")),
-      inference_waiting(Gauges(*registry, "modeld_inference_waiting",
-                               "Requests that wait for their turn.")),
-      kv_cache_used_ratio(Gauges(*registry, "modeld_kv_cache_used_ratio",
-                                 "Share of the KV cache in use, 0 to 1.")),
+      inference_waiting(
+          Gauges(*registry, "modeld_inference_waiting", "Requests that wait for their turn.")),
+      kv_cache_used_ratio(
+          Gauges(*registry, "modeld_kv_cache_used_ratio", "Share of the KV cache in use, 0 to 1.")),
       time_to_first_token_seconds(Histograms(*registry, "modeld_time_to_first_token_seconds",
                                              "From the request to its first token.")),
       inter_token_seconds(Histograms(*registry, "modeld_inter_token_seconds",
                                      "From one token of a request to the next.")),
-      request_duration_seconds(Histograms(*registry, "modeld_request_duration_seconds",
-                                          "Whole inference requests.")),
-      grpc_server_handled(Counters(*registry, "modeld_grpc_server_handled_total",
-                                   "Finished calls by code.")),
+      request_duration_seconds(
+          Histograms(*registry, "modeld_request_duration_seconds", "Whole inference requests.")),
+      grpc_server_handled(
+          Counters(*registry, "modeld_grpc_server_handled_total", "Finished calls by code.")),
       grpc_server_duration_seconds(
           Histograms(*registry, "modeld_grpc_server_duration_seconds", "Time of finished calls.")),
       db_up(Gauges(*registry, "modeld_db_up", "1 while PostgreSQL answers.").Add({})),
@@ -136,7 +138,7 @@ prometheus::Histogram::BucketBoundaries InterTokenBuckets() {
 }
 
 prometheus::Histogram::BucketBoundaries RequestBuckets() {
-  return {0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2,   2.5,  5,    10,
+  return {0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1,   1.5, 2,   2.5, 5,    10,
           15,   20,   30,  40,  50,  60,  120, 240, 480, 960, 1920, 7680};
 }
 

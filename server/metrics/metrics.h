@@ -29,12 +29,12 @@ struct Metrics {
 
   prometheus::Family<prometheus::Counter>& download_bytes;       // model, cache
   prometheus::Family<prometheus::Counter>& download_wire_bytes;  // model, host
-  prometheus::Family<prometheus::Counter>& download_files;       // model, result: fetched|present|failed
-  prometheus::Family<prometheus::Counter>& download_retries;     // reason
+  prometheus::Family<prometheus::Counter>& download_files;  // model, result: fetched|present|failed
+  prometheus::Family<prometheus::Counter>& download_retries;  // reason
   prometheus::Gauge& download_active;
   prometheus::Gauge& download_queue_length;
-  prometheus::Family<prometheus::Gauge>& download_bytes_per_second;  // model
-  prometheus::Family<prometheus::Gauge>& download_remaining_bytes;   // model
+  prometheus::Family<prometheus::Gauge>& download_bytes_per_second;      // model
+  prometheus::Family<prometheus::Gauge>& download_remaining_bytes;       // model
   prometheus::Family<prometheus::Histogram>& download_duration_seconds;  // result
   prometheus::Histogram& verify_duration_seconds;
   prometheus::Family<prometheus::Histogram>& load_duration_seconds;  // model, result
@@ -50,10 +50,11 @@ struct Metrics {
   prometheus::Family<prometheus::Gauge>& instances;                  // state
 
   prometheus::Family<prometheus::Counter>& inference_requests;  // model, method, finish_reason
-  prometheus::Family<prometheus::Counter>& inference_tokens;    // model, kind: prompt|generated|cached
-  prometheus::Family<prometheus::Gauge>& inference_active;      // model
-  prometheus::Family<prometheus::Gauge>& inference_waiting;     // model
-  prometheus::Family<prometheus::Gauge>& kv_cache_used_ratio;   // model
+  prometheus::Family<prometheus::Counter>&
+      inference_tokens;                                      // model, kind: prompt|generated|cached
+  prometheus::Family<prometheus::Gauge>& inference_active;   // model
+  prometheus::Family<prometheus::Gauge>& inference_waiting;  // model
+  prometheus::Family<prometheus::Gauge>& kv_cache_used_ratio;              // model
   prometheus::Family<prometheus::Histogram>& time_to_first_token_seconds;  // model
   prometheus::Family<prometheus::Histogram>& inter_token_seconds;          // model
   prometheus::Family<prometheus::Histogram>& request_duration_seconds;     // model, method
@@ -69,7 +70,7 @@ struct Metrics {
 prometheus::Histogram::BucketBoundaries TimeToFirstTokenBuckets();  // 1 ms to 2560 s
 prometheus::Histogram::BucketBoundaries InterTokenBuckets();        // 0.5 ms to 80 s
 prometheus::Histogram::BucketBoundaries RequestBuckets();           // 10 ms to 7680 s
-prometheus::Histogram::BucketBoundaries TransferBuckets();          // 100 ms to 6 h: download, verify, load
-prometheus::Histogram::BucketBoundaries GrpcBuckets();              // 0.5 ms to 60 s
+prometheus::Histogram::BucketBoundaries TransferBuckets();  // 100 ms to 6 h: download, verify, load
+prometheus::Histogram::BucketBoundaries GrpcBuckets();      // 0.5 ms to 60 s
 
 }  // namespace modeld

@@ -179,8 +179,7 @@ SamplingRequest FromProto(const modeld::v1::Sampling& in) {
   out.top_p = Optional<double>(in.has_top_p(), in.top_p());
   out.top_k = Optional<int64_t>(in.has_top_k(), in.top_k());
   out.min_p = Optional<double>(in.has_min_p(), in.min_p());
-  out.repetition_penalty =
-      Optional<double>(in.has_repetition_penalty(), in.repetition_penalty());
+  out.repetition_penalty = Optional<double>(in.has_repetition_penalty(), in.repetition_penalty());
   out.presence_penalty = Optional<double>(in.has_presence_penalty(), in.presence_penalty());
   out.frequency_penalty = Optional<double>(in.has_frequency_penalty(), in.frequency_penalty());
   out.seed = Optional<uint64_t>(in.has_seed(), in.seed());

@@ -71,7 +71,11 @@ def check_spelling(tools):
 
 
 def check_shell(tools):
-    scripts = [f for f in tracked() if text_of(f)[:40].startswith(("#!/usr/bin/env bash", "#!/bin/bash", "#!/bin/sh"))]
+    scripts = [
+        f
+        for f in tracked()
+        if text_of(f)[:40].startswith(("#!/usr/bin/env bash", "#!/bin/bash", "#!/bin/sh"))
+    ]
     return call([f"{tools}/shellcheck", *scripts])
 
 
@@ -110,7 +114,9 @@ def long_functions(name, lines):
                 yield f"{name}:{start}: a function of {length} lines, at most {limit}"
             start = None
         elif re.match(r"^[A-Za-z].*[)}] ?(const|noexcept|override| )*\{$", line) or (
-            start is None and re.match(r"^ {4,}.*\) ?(const|noexcept)? ?\{$", line) and re.match(r"^[A-Za-z].*[(,]$", lines[number - 2])
+            start is None
+            and re.match(r"^ {4,}.*\) ?(const|noexcept)? ?\{$", line)
+            and re.match(r"^[A-Za-z].*[(,]$", lines[number - 2])
         ):
             if not re.match(r"^(namespace|class|struct|enum|union|extern)\b", line):
                 start = start or number

@@ -93,7 +93,10 @@ def headers_stand_alone(preset):
     target = "all_verify_interface_header_sets"
     done = subprocess.run(
         ["cmake", "--build", f"build/{preset}", "--target", target],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     ok = done.returncode == 0
     return Result("headers stand alone", int(ok), int(not ok), done.stdout[-6000:])
@@ -102,7 +105,10 @@ def headers_stand_alone(preset):
 def style_checks(venv):
     done = subprocess.run(
         [sys.executable, "tests/style/check.py", "--tools", str(venv / "bin")],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     passed = len(re.findall(r"^ok ", done.stdout, re.M))
     failed = len(re.findall(r"^FAILED ", done.stdout, re.M))
@@ -145,8 +151,14 @@ def gtest_program(program, prefix, env, preset):
             command.append(f"--gtest_filter={env['MODELD_GTEST_FILTER']}")
         try:
             done = subprocess.run(
-                command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                timeout=PROGRAM_SECONDS_MAX[preset], errors="replace", text=True,
+                command,
+                cwd=ROOT,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=PROGRAM_SECONDS_MAX[preset],
+                errors="replace",
+                text=True,
             )
             code, output = done.returncode, done.stdout
         except subprocess.TimeoutExpired as expired:
@@ -164,13 +176,30 @@ def gtest_program(program, prefix, env, preset):
 def pytest_suite(prefix, env, clients, pattern, long):
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
-        command = [*prefix, str(clients / "bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                   "--tb=short", f"--junitxml={report}", "tests/e2e"]
+        command = [
+            *prefix,
+            str(clients / "bin/python"),
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--tb=short",
+            f"--junitxml={report}",
+            "tests/e2e",
+        ]
         if pattern:
             command += ["-k", pattern]
         env = dict(env, MODELD_LONG="1" if long else "", PYTHONDONTWRITEBYTECODE="1")
-        done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, errors="replace", text=True)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            errors="replace",
+            text=True,
+        )
         if done.returncode == 5 and pattern:
             return Result("e2e")
         if not report.exists():
@@ -205,7 +234,9 @@ def all_results(args):
 def main():
     parser = argparse.ArgumentParser(prog="tests/run")
     parser.add_argument("--preset", choices=["release", "asan", "tsan"], default="release")
-    parser.add_argument("--filter", help="only test programs whose name this matches; e2e for the end-to-end ones")
+    parser.add_argument(
+        "--filter", help="only test programs whose name this matches; e2e for the end-to-end ones"
+    )
     parser.add_argument("--only", help="pytest's -k for the end-to-end tests")
     parser.add_argument("--long", action="store_true", help="longer fuzzing and more random points")
     args = parser.parse_args()
@@ -213,7 +244,9 @@ def main():
     passed = failed = 0
     for result in all_results(args):
         passed, failed = passed + result.passed, failed + result.failed
-        print(f"{'FAILED' if result.failed else 'ok':6} {result.name}: {result.passed} passed, {result.failed} failed")
+        print(
+            f"{'FAILED' if result.failed else 'ok':6} {result.name}: {result.passed} passed, {result.failed} failed"
+        )
         if result.failed:
             print(result.output)
         if result.name == "build" and result.failed:
