@@ -67,7 +67,8 @@ std::string ReasonOf(const absl::Status& status) { return DetailsOf(status).reas
 absl::Status WithContext(const absl::Status& status, std::string_view context) {
   if (status.ok()) return status;
   absl::Status out(status.code(), std::string(context) + ": " + std::string(status.message()));
-  if (const auto payload = status.GetPayload(kPayloadUrl)) out.SetPayload(kPayloadUrl, *payload);
+  status.ForEachPayload(
+      [&out](auto url, const absl::Cord& payload) { out.SetPayload(url, payload); });
   return out;
 }
 
