@@ -1,9 +1,11 @@
 #include "server/engine/text/chat_template.h"
 
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "server/core/reason.h"
 #include "server/engine/text/crate_text.h"
@@ -12,8 +14,9 @@
 namespace modeld {
 namespace {
 
-// The largest known template has 30 kB.
-constexpr int64_t kTemplateBytesMax = 4 << 20;
+// The largest known template has 30 kB. The parser's recursion, at worst a call per byte, has to fit into
+// the crate's stack of 1 GiB.
+constexpr int64_t kTemplateBytesMax = 256 << 10;
 
 constexpr char kDefault[] = "default";
 constexpr char kToolUse[] = "tool_use";
@@ -26,6 +29,11 @@ struct FreeTemplate {
 using TemplatePtr = std::unique_ptr<modeld_text_template, FreeTemplate>;
 
 absl::StatusOr<TemplatePtr> Parse(std::string_view source, std::string_view what) {
+  if (std::ssize(source) > kTemplateBytesMax) {
+    return Error(Reason::kInvalidRepository,
+                 absl::StrFormat("%s is %d bytes long, of at most %d", what, source.size(),
+                                 kTemplateBytesMax));
+  }
   modeld_text_template* chat_template = nullptr;
   modeld_text_bytes error{};
   const modeld_text_kind kind = modeld_text_template_new(ToView(source), &chat_template, &error);

@@ -1,5 +1,6 @@
 //! A chat template, rendered as transformers' apply_chat_template does it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
@@ -17,8 +18,8 @@ use crate::{generation_tag, python_json, python_types};
 const STEPS_MAX: u64 = 10_000_000;
 /// Bytes of one prompt: a million tokens with room to spare.
 const OUTPUT_BYTES_MAX: usize = 32 << 20;
-/// A template can nest lists for as long as it has steps, and they are dropped recursively. The memory
-/// is only reserved, not used.
+/// The parser is recursive, and so is the end of a value: a template can nest lists for as long as it has
+/// steps. The memory is only reserved, not used.
 const STACK_BYTES: usize = 1 << 30;
 
 const NAME: &str = "chat template";
@@ -144,9 +145,11 @@ impl ChatTemplate {
         python_types::add_to(&mut env);
         // Jinja counts every kind of line end as "\n".
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        env.add_template_owned(NAME, generation_tag::replace(&source))
-            .map_err(broken)?;
-        Ok(Self { env })
+        on_deep_stack(|| {
+            env.add_template_owned(NAME, generation_tag::replace(&source))
+                .map_err(broken)?;
+            Ok(Self { env })
+        })
     }
 
     pub fn render(&self, input: &Input) -> Result<Vec<u8>, Failure> {
@@ -173,26 +176,22 @@ impl ChatTemplate {
             return Err(Failure::new(Kind::BadArgs, message));
         }
         let now_unix_s = input.now_unix_s;
-        let mut context = vec![
-            (
-                "strftime_now".to_string(),
-                Value::from_function(move |format: &str| strftime(now_unix_s, format)),
-            ),
+        let strftime_now = Value::from_function(move |format: &str| strftime(now_unix_s, format));
+        let mut context = BTreeMap::from([
+            ("strftime_now".to_string(), strftime_now),
             ("documents".to_string(), Value::from(())),
-        ];
+        ]);
         let special_tokens = object(input.special_tokens, Kind::BrokenFile)?;
         for (name, value) in special_tokens.into_iter().chain(args) {
-            context.push((name, Value::from(Serde(value))));
+            context.insert(name, Value::from(Serde(value)));
         }
-        context.extend([
-            ("messages".to_string(), Value::from(Serde(messages))),
-            ("tools".to_string(), Value::from(Serde(tools))),
-            (
-                "add_generation_prompt".to_string(),
-                Value::from(input.add_generation_prompt),
-            ),
-        ]);
-        Ok(Value::from_iter(context))
+        context.insert("messages".into(), Value::from(Serde(messages)));
+        context.insert("tools".into(), Value::from(Serde(tools)));
+        context.insert(
+            "add_generation_prompt".into(),
+            Value::from(input.add_generation_prompt),
+        );
+        Ok(Value::from(context))
     }
 
     fn render_here(&self, context: Value) -> Result<Vec<u8>, Failure> {
