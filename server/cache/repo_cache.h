@@ -43,10 +43,15 @@ class RepoCache {
 
   // Bytes that fetching `files` would write: each missing blob once, less what its part file has.
   int64_t MissingBytes(std::string_view commit, const std::vector<RepoFile>& files) const;
+  // Room that fetching `files` would still take. Less than MissingBytes() where a process that was
+  // killed left a part file whose whole space is allocated already.
+  int64_t SpaceNeeded(std::string_view commit, const std::vector<RepoFile>& files) const;
 
   // PartPath -> BlobPath: chmod by the umask, rename over, fsync of blobs/. The caller has fsynced
   // and verified the part. Never writes through an existing blob.
   absl::Status PublishBlob(std::string_view blob) const;
+  // The same for a part file of another name in blobs/.
+  absl::Status PublishBlob(std::string_view blob, const std::string& part_path) const;
   // The relative symlink snapshots/<commit>/<path> -> blobs/<blob>, by temporary name and rename. Fine when
   // it is there already; removes a .no_exist marker of the path.
   absl::Status Link(std::string_view commit, const RepoFile& file) const;
@@ -63,7 +68,8 @@ class RepoCache {
 
   // Removes snapshots/<commit> with the refs that name it and its tree, then blobs that no snapshot
   // links any more, and our part files of them; the whole folder (and its lock folder) when nothing is
-  // left. Says how many bytes were freed on disk. Entries that others are writing now (*.incomplete) stay.
+  // left. Says how many bytes were freed on disk. What others are writing now stays: *.incomplete and
+  // blobs whose lock is held. Payloads that huggingface_hub shares between repositories stay too.
   absl::StatusOr<int64_t> DeleteRevision(std::string_view commit) const;
   // The whole repository folder and its lock folder.
   absl::StatusOr<int64_t> DeleteAll() const;
