@@ -49,6 +49,19 @@ ALTER TABLE modelregistry
   ALTER COLUMN cache_path DROP NOT NULL,
   ALTER COLUMN revision SET DEFAULT 'main';
 
+-- The predecessor's estimate, where it kept one, in MB of 10^6 bytes.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'modelregistry'::regclass
+             AND attname = 'estimated_size_mb' AND NOT attisdropped
+             AND atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                              'float4'::regtype, 'float8'::regtype, 'numeric'::regtype)) THEN
+    UPDATE modelregistry SET estimated_size_bytes = estimated_size_mb * 1000000::numeric
+    WHERE estimated_size_bytes = 0 AND estimated_size_mb BETWEEN 1 AND 1000000000;
+  END IF;
+END
+$$;
+
 -- A Python model fills its defaults in itself, so that the predecessor's own columns may be NOT NULL
 -- without a default: our inserts, which do not know them, would be refused.
 DO $$
