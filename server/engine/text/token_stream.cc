@@ -11,6 +11,11 @@ constexpr std::string_view kReplacement = "\uFFFD";
 // A character has at most four bytes, so at most this many tokens can hold a part of one.
 constexpr size_t kUnfinishedMax = 3;
 
+// "<0xE6>" stands for one byte in vocabularies with byte fallback.
+bool IsByteToken(std::string_view spelling) {
+  return spelling.size() == 6 && spelling.starts_with("<0x") && spelling.ends_with('>');
+}
+
 }  // namespace
 
 // Text is decoded in a window of ids: those before `given` are the context, whose text went out already.
@@ -39,6 +44,16 @@ struct TokenStream::Rep {
     window.erase(window.begin(), window.begin() + static_cast<std::ptrdiff_t>(begin));
     given = end - begin;
     given_text = Decode(0, given);
+  }
+
+  // Whether the window ends in "<0xE6>" tokens whose bytes are whole characters: a U+FFFD at the end is
+  // then one that the model wrote. A byte-fallback decoder reads a run of such tokens as a whole, and
+  // gives U+FFFD, of three bytes, for each when that fails.
+  bool EndsInWholeByteRun() const {
+    size_t begin = window.size();
+    while (begin > 0 && IsByteToken(tokenizer.TokenSpelling(window[begin - 1]))) --begin;
+    const size_t bytes = window.size() - begin;
+    return bytes > 0 && Decode(begin, window.size()).size() <= bytes;
   }
 
   // Gives out tokens that cannot be part of an unfinished character although the text, of all of the
@@ -72,7 +87,7 @@ std::string TokenStream::Put(int64_t id) {
   if (rep_->tokenizer.TokenSpelling(id).empty()) return "";
   rep_->window.push_back(id);
   const std::string text = rep_->Decode(0, rep_->window.size());
-  if (text.ends_with(kReplacement)) {
+  if (text.ends_with(kReplacement) && !rep_->EndsInWholeByteRun()) {
     if (rep_->window.size() - rep_->given <= kUnfinishedMax) return "";
     return rep_->PutReplacements(text);
   }
