@@ -5,8 +5,8 @@ Serves a directory of repositories (repositories.py) over the Hub's protocol: re
 files. Small files come from the hub's port; LFS files by a redirect to a second port, the "CDN", with a
 signed URL that expires. Prints one JSON line with its two ports when it is ready.
 
-POST /_ctl, from this machine only, takes JSON and does what it has, in this order:
-  {"clear": true}                     no faults, empty log, the settings of the command line
+POST /_ctl or GET /_ctl?command=JSON, from this machine only, does what the JSON has, in this order:
+  {"clear": ["faults", "log", "settings"]}     as they were at the start
   {"set": {"page_size": 2, ...}}      settings; see Settings
   {"change": {"ORG/NAME": {"branches": {"main": "v2"}, "gated": "auto"}}}   as in .hub.json
   {"add": [{"kind": "cut", ...}]}     faults; see faults.py
@@ -75,9 +75,11 @@ class Hub:
         unknown = set(command) - {"clear", "set", "change", "add"}
         if unknown:
             raise ValueError(f"unknown commands: {sorted(unknown)}")
-        if command.get("clear"):
+        if "faults" in command.get("clear", []):
             self.faults.clear()
+        if "settings" in command.get("clear", []):
             self.settings = dataclasses.replace(self.defaults)
+        if "log" in command.get("clear", []):
             with self._lock:
                 self._log = []
         self.settings = dataclasses.replace(self.settings, **command.get("set", {}))
@@ -280,35 +282,33 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         self.connection.sendall(piece)
         return len(piece)
 
-    def control(self):
-        self.close_connection = True
+    def do_POST(self):
+        raw, _, self.query = self.path.partition("?")
+        self.parts = raw.split("/")[1:]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.control(body)
+
+    def control(self, body=None):
         self.fault, self.entry = {}, {}
         if not self.client_address[0].startswith("127."):
             self.send_json({"error": "only from this machine"}, 403)
-        elif self.parts[1:] == ["log"]:
+        elif self.parts == ["_ctl", "log"]:
             self.send_json(self.hub.log())
+        elif self.parts == ["_ctl"]:
+            try:
+                self.hub.control(json.loads(body or urllib.parse.parse_qs(self.query)["command"][0]))
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                self.send_json({"error": repr(error)}, 400)
+                return
+            self.send_json({})
         else:
-            self.send_json({"error": "POST /_ctl, GET /_ctl/log"}, 404)
+            self.send_json({"error": "not found"}, 404)
 
 
 class HubExchange(Exchange):
     """The hub's own origin."""
 
     port_name = "hub"
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.fault, self.entry, self.query = {}, {}, ""
-        self.parts = [urllib.parse.unquote(p) for p in self.path.partition("?")[0].split("/")[1:]]
-        if self.parts != ["_ctl"] or not self.client_address[0].startswith("127."):
-            self.send_json({"error": "not found"}, 404)
-            return
-        try:
-            self.hub.control(json.loads(body))
-        except (ValueError, TypeError, AttributeError) as error:
-            self.send_json({"error": str(error)}, 400)
-            return
-        self.send_json({})
 
     def kind_of_request(self):
         return "api" if self.parts[0] == "api" and self.parts[1:2] != ["resolve-cache"] else "resolve"
