@@ -1,0 +1,207 @@
+#include "server/engine/inference_service.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/core/reason.h"
+#include "server/engine/chat_prompt.h"
+#include "server/engine/generation_stream.h"
+#include "server/wire/convert.h"
+#include "server/wire/status_wire.h"
+
+namespace modeld {
+namespace {
+
+// So many tokens before the answer decide how its first one is written (a leading space).
+constexpr size_t kPromptTailTokens = 8;
+
+absl::Status TooManyWaiting() {
+  return Error(Reason::kQueueFull, "too many requests wait for the tokenizer");
+}
+
+std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
+    const grpc::CallbackServerContext& context) {
+  const auto left = context.deadline() - std::chrono::system_clock::now();
+  // No deadline arrives as one that is centuries away.
+  if (left > std::chrono::hours(24 * 365)) return std::nullopt;
+  return std::chrono::steady_clock::now() + left;
+}
+
+absl::Status CheckIds(std::span<const int64_t> ids, int64_t vocab_size) {
+  const auto bad = std::ranges::find_if(
+      ids, [vocab_size](int64_t id) { return id < 0 || id >= vocab_size; });
+  if (bad == ids.end()) return absl::OkStatus();
+  return InvalidField("token_ids", absl::StrCat(*bad, " is not a token of the model, which has ",
+                                                vocab_size));
+}
+
+// A token has at most so many bytes, so this one need not be tokenized to be refused.
+absl::Status CheckBytes(const std::string& text, const ServingModel& model) {
+  const auto tokens_at_least =
+      static_cast<int64_t>(text.size() / model.special_tokens.longest_token_bytes());
+  if (tokens_at_least <= model.loaded.max_context) return absl::OkStatus();
+  return Error(Reason::kContextLengthExceeded,
+               absl::StrCat("the prompt has ", text.size(), " bytes, at least ", tokens_at_least,
+                            " tokens; the context holds ", model.loaded.max_context),
+               {{"max_context", std::to_string(model.loaded.max_context)}});
+}
+
+absl::StatusOr<std::vector<int64_t>> PromptOf(const modeld::v1::GenerateRequest& request,
+                                              const ServingModel& model) {
+  if (request.prompt().empty() == request.token_ids().empty()) {
+    return InvalidField("prompt", "exactly one of prompt and token_ids must be set");
+  }
+  if (!request.token_ids().empty()) {
+    std::vector<int64_t> ids(request.token_ids().begin(), request.token_ids().end());
+    RETURN_IF_ERROR(CheckIds(ids, model.loaded.model->vocab_size()));
+    return ids;
+  }
+  RETURN_IF_ERROR(CheckBytes(request.prompt(), model));
+  return model.tokenizer->Encode(request.prompt(), /*add_special_tokens=*/true);
+}
+
+absl::StatusOr<ChatPrompt> ChatPromptOf(const ChatPromptInput& input, const ServingModel& model) {
+  RETURN_IF_ERROR(model.chat_template.status());
+  return MakeChatPrompt(input, *model.tokenizer, model.special_tokens, **model.chat_template);
+}
+
+TokenText MakeTokenText(const std::shared_ptr<ServingModel>& model,
+                        std::span<const int64_t> prompt) {
+  const auto tail = prompt.last(std::min(prompt.size(), kPromptTailTokens));
+  auto stream =
+      std::make_shared<TokenStream>(*model->tokenizer, tail, /*skip_special_tokens=*/true);
+  return [stream](std::optional<int64_t> id) { return id ? stream->Put(*id) : stream->Finish(); };
+}
+
+struct CallOptions {
+  std::string method;
+  const modeld::v1::Sampling& sampling;
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+};
+
+absl::StatusOr<PreparedGeneration> PrepareGeneration(std::shared_ptr<ServingModel> model,
+                                                     std::vector<int64_t> prompt,
+                                                     const CallOptions& call) {
+  if (prompt.empty()) return InvalidField("prompt", "has no tokens");
+  RETURN_IF_ERROR(CheckIds(prompt, model->loaded.model->vocab_size()));
+  const GenerationDefaults& defaults = model->loaded.generation_defaults;
+  ASSIGN_OR_RETURN(Sampling sampling,
+                   DecideSampling(FromProto(call.sampling), defaults, std::ssize(prompt),
+                                  model->loaded.max_context));
+  PreparedGeneration out;
+  out.request = {.method = call.method,
+                 .sampling = std::move(sampling),
+                 .eos_token_ids = defaults.eos_token_ids,
+                 .token_text = MakeTokenText(model, prompt),
+                 .deadline = call.deadline};
+  out.request.prompt = std::move(prompt);
+  out.model = std::move(model);
+  return out;
+}
+
+}  // namespace
+
+template <typename Prepare>
+grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Stream(Prepare prepare) {
+  auto* stream = new GenerationStream;  // deletes itself
+  const bool accepted = executor_.Run([this, stream, prepare = std::move(prepare)] {
+    absl::StatusOr<std::shared_ptr<ServingModel>> model = slot_.Get();
+    stream->Start(model.ok() ? prepare(*std::move(model)) : model.status());
+  });
+  if (!accepted) stream->Start(TooManyWaiting());
+  return stream;
+}
+
+template <typename Answer>
+grpc::ServerUnaryReactor* InferenceService::Unary(grpc::CallbackServerContext* context,
+                                                  Answer answer) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const bool accepted = executor_.Run([this, reactor, answer = std::move(answer)] {
+    const absl::StatusOr<std::shared_ptr<ServingModel>> model = slot_.Get();
+    reactor->Finish(ToGrpcStatus(model.ok() ? answer(**model) : model.status()));
+  });
+  if (!accepted) reactor->Finish(ToGrpcStatus(TooManyWaiting()));
+  return reactor;
+}
+
+grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const modeld::v1::GenerateRequest* request) {
+  return Stream([request, deadline = DeadlineOf(*context)](
+                    std::shared_ptr<ServingModel> model) -> absl::StatusOr<PreparedGeneration> {
+    ASSIGN_OR_RETURN(std::vector<int64_t> prompt, PromptOf(*request, *model));
+    return PrepareGeneration(std::move(model), std::move(prompt),
+                             {"Generate", request->sampling(), deadline});
+  });
+}
+
+grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Chat(
+    grpc::CallbackServerContext* context, const modeld::v1::ChatRequest* request) {
+  return Stream([request, deadline = DeadlineOf(*context)](
+                    std::shared_ptr<ServingModel> model) -> absl::StatusOr<PreparedGeneration> {
+    ASSIGN_OR_RETURN(ChatPrompt prompt,
+                     ChatPromptOf({.messages = request->messages(),
+                                   .tools = request->tools(),
+                                   .template_args_json = request->template_args_json()},
+                                  *model));
+    return PrepareGeneration(std::move(model), std::move(prompt.token_ids),
+                             {"Chat", request->sampling(), deadline});
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::Embed(grpc::CallbackServerContext* context,
+                                                  const modeld::v1::EmbedRequest* /*request*/,
+                                                  modeld::v1::EmbedResponse* /*response*/) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(MethodNotSupported("Embed")));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const modeld::v1::TokenizeRequest* request,
+                                                     modeld::v1::TokenizeResponse* response) {
+  return Unary(context, [request, response](const ServingModel& model) -> absl::Status {
+    ASSIGN_OR_RETURN(const std::vector<int64_t> ids,
+                     model.tokenizer->Encode(request->text(), request->add_special_tokens()));
+    response->mutable_token_ids()->Assign(ids.begin(), ids.end());
+    for (const int64_t id : ids) response->add_tokens(model.tokenizer->TokenSpelling(id));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(
+    grpc::CallbackServerContext* context, const modeld::v1::DetokenizeRequest* request,
+    modeld::v1::DetokenizeResponse* response) {
+  return Unary(context, [request, response](const ServingModel& model) -> absl::Status {
+    const std::vector<int64_t> ids(request->token_ids().begin(), request->token_ids().end());
+    ASSIGN_OR_RETURN(*response->mutable_text(),
+                     model.tokenizer->Decode(ids, request->skip_special_tokens()));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* InferenceService::ApplyChatTemplate(
+    grpc::CallbackServerContext* context, const modeld::v1::ApplyChatTemplateRequest* request,
+    modeld::v1::ApplyChatTemplateResponse* response) {
+  return Unary(context, [request, response](const ServingModel& model) -> absl::Status {
+    const bool generation_prompt =
+        !request->has_add_generation_prompt() || request->add_generation_prompt();
+    ASSIGN_OR_RETURN(ChatPrompt prompt,
+                     ChatPromptOf({.messages = request->messages(),
+                                   .tools = request->tools(),
+                                   .template_args_json = request->template_args_json(),
+                                   .add_generation_prompt = generation_prompt},
+                                  model));
+    response->set_prompt(std::move(prompt.text));
+    response->mutable_token_ids()->Assign(prompt.token_ids.begin(), prompt.token_ids.end());
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace modeld

@@ -1,0 +1,40 @@
+// The one model of the process with all that answering needs, and the place where it stands.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "server/base/mutex.h"
+#include "server/engine/batch/scheduler.h"
+#include "server/engine/chat_prompt.h"
+#include "server/engine/models/loader.h"
+#include "server/engine/text/chat_template.h"
+#include "server/engine/text/tokenizer.h"
+
+namespace modeld {
+
+// Immutable but for the scheduler inside; thread-safe.
+struct ServingModel {
+  std::string name;
+  std::unique_ptr<Tokenizer> tokenizer;
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template;  // NO_CHAT_TEMPLATE: all else works
+  SpecialTokens special_tokens;
+  LoadedModel loaded;
+  std::unique_ptr<Scheduler> scheduler;  // last, so that its thread ends before the model
+};
+
+// Empty until a model was loaded. Thread-safe.
+class ModelSlot {
+ public:
+  // MODEL_NOT_READY while it is empty.
+  absl::StatusOr<std::shared_ptr<ServingModel>> Get() const ABSL_LOCKS_EXCLUDED(mutex_);
+  void Set(std::shared_ptr<ServingModel> model) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  mutable Mutex mutex_;
+  std::shared_ptr<ServingModel> model_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace modeld
