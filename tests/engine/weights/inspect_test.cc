@@ -1,0 +1,216 @@
+#include "server/engine/weights/inspect.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "absl/strings/escaping.h"
+#include "server/engine/weights/inspect_command.h"
+#include "server/engine/weights/weight_set.h"
+#include "tests/engine/weights/repository.h"
+#include "tests/support/status_matchers.h"
+
+namespace modeld {
+namespace {
+
+InspectedRepository Honest() {
+  InspectedRepository repository;
+  repository.config_json = LlamaConfig();
+  const std::string file = WeightsFor(ReadArchitectureConfig(LlamaConfig()).value());
+  repository.files = {{"config.json", 300}, {"model.safetensors", std::ssize(file)}};
+  repository.headers = {{"model.safetensors", file}};
+  return repository;
+}
+
+bool Mentions(const Inspection& inspection, std::string_view text) {
+  return inspection.message.find(text) != std::string::npos;
+}
+
+TEST(InspectTest, HonestRepositoryIsSupportedWithItsSizes) {
+  const Inspection inspection = Inspect(Honest());
+
+  EXPECT_TRUE(inspection.supported) << inspection.message;
+  // Embedding 100 x 32, last norm 32; a layer: q and o 32 x 32, k and v 16 x 32, three of 64 x 32,
+  // two norms.
+  const int64_t layer = 2 * 1024 + 2 * 512 + 3 * 2048 + 64;
+  EXPECT_EQ(inspection.parameters, 3232 + 2 * layer);
+  EXPECT_EQ(inspection.weights_bytes.at("bfloat16"), 2 * inspection.parameters);
+  EXPECT_EQ(inspection.weights_bytes.at("float32"), 4 * inspection.parameters);
+  EXPECT_EQ(inspection.weights_file_bytes, 2 * inspection.parameters);
+  EXPECT_EQ(inspection.layer_bytes.at("bfloat16"), (std::vector<int64_t>{2 * layer, 2 * layer}));
+  EXPECT_EQ(inspection.kv_bytes_per_token.at("bfloat16"), 2 * 2 * 2 * 8 * 2);
+  EXPECT_EQ(inspection.max_context, 512);
+  EXPECT_EQ(inspection.weight_files, std::vector<std::string>{"model.safetensors"});
+}
+
+TEST(InspectTest, SizesAreThereWithoutHeaders) {
+  InspectedRepository repository = Honest();
+  repository.headers.clear();
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_TRUE(inspection.supported) << inspection.message;
+  EXPECT_EQ(inspection.parameters, 0);
+  EXPECT_GT(inspection.weights_bytes.at("bfloat16"), 0);
+}
+
+TEST(InspectTest, MissingTensorIsNamed) {
+  InspectedRepository repository = Honest();
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  const std::string file = WeightsFor(ReadArchitectureConfig(LlamaConfig()).value(), name);
+  repository.headers["model.safetensors"] = file;
+  repository.files["model.safetensors"] = std::ssize(file);
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_EQ(inspection.reason, "INVALID_REPOSITORY");
+  EXPECT_TRUE(Mentions(inspection, name)) << inspection.message;
+}
+
+TEST(InspectTest, TensorOfAnotherShapeIsNamedWithBothShapes) {
+  InspectedRepository repository = Honest();
+  repository.config_json = LlamaConfig("vocab_size", "101");
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_EQ(inspection.reason, "INVALID_REPOSITORY");
+  EXPECT_TRUE(Mentions(inspection, "[100, 32] instead of [101, 32]")) << inspection.message;
+}
+
+TEST(InspectTest, RemoteCodeWithoutNativeArchitecture) {
+  InspectedRepository repository = Honest();
+  repository.config_json =
+      R"({"model_type":"odd","auto_map":{"AutoModelForCausalLM":"o/r--modeling_odd.OddForCausalLM"}})";
+
+  const Inspection untrusted = Inspect(repository);
+  repository.trust_remote_code = true;
+  const Inspection trusted = Inspect(repository);
+
+  EXPECT_EQ(untrusted.reason, "REMOTE_CODE_NOT_TRUSTED");
+  EXPECT_TRUE(untrusted.has_remote_code);
+  EXPECT_EQ(trusted.reason, "UNSUPPORTED_ARCHITECTURE");
+  EXPECT_TRUE(Mentions(trusted, "modeling_odd.py")) << trusted.message;
+}
+
+TEST(InspectTest, RemoteCodeBesideANativeArchitectureIsNotNeeded) {
+  InspectedRepository repository = Honest();
+  repository.config_json = LlamaConfig("auto_map", R"({"AutoModel":"modeling_x.X"})");
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_TRUE(inspection.supported) << inspection.message;
+  EXPECT_TRUE(inspection.has_remote_code);
+}
+
+TEST(InspectTest, PickledWeightsAreUnsupported) {
+  InspectedRepository repository = Honest();
+  repository.files = {{"config.json", 300}, {"pytorch_model.bin", 1000}};
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_EQ(inspection.reason, "UNSUPPORTED_WEIGHTS");
+  EXPECT_TRUE(Mentions(inspection, "pytorch_model.bin")) << inspection.message;
+}
+
+TEST(InspectTest, RepositoryWithoutWeightsIsInvalid) {
+  InspectedRepository repository = Honest();
+  repository.files = {{"config.json", 300}};
+
+  EXPECT_EQ(Inspect(repository).reason, "INVALID_REPOSITORY");
+}
+
+TEST(InspectTest, IndexMayNotLeaveTheRepository) {
+  for (const char* path : {"../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors",
+                           "a//x.safetensors", "x.bin", "", "./x.safetensors"}) {
+    InspectedRepository repository = Honest();
+    repository.files = {{"model.safetensors.index.json", 100}};
+    repository.index_json = nlohmann::json{{"weight_map", {{"a", path}}}}.dump();
+
+    EXPECT_EQ(Inspect(repository).reason, "INVALID_REPOSITORY") << path;
+  }
+}
+
+TEST(InspectTest, IndexThatNamesAMissingFileIsInvalid) {
+  InspectedRepository repository = Honest();
+  repository.files = {{"model.safetensors.index.json", 100}};
+  repository.index_json = R"({"weight_map":{"a":"model-00001-of-00002.safetensors"}})";
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_EQ(inspection.reason, "INVALID_REPOSITORY");
+  EXPECT_TRUE(Mentions(inspection, "model-00001-of-00002.safetensors")) << inspection.message;
+}
+
+TEST(InspectTest, HeaderIsHeldAgainstTheListedSize) {
+  InspectedRepository repository = Honest();
+  repository.files["model.safetensors"] -= 1;
+
+  EXPECT_EQ(Inspect(repository).reason, "INVALID_REPOSITORY");
+}
+
+TEST(InspectCommandTest, AnswersJsonForAListing) {
+  const InspectedRepository repository = Honest();
+  const std::string& file = repository.headers.at("model.safetensors");
+  const nlohmann::json input = {
+      {"trust_remote_code", false},
+      {"files", {{{"path", "model.safetensors"}, {"size_bytes", file.size()}}}},
+      {"config", repository.config_json},
+      {"headers", {{"model.safetensors", absl::Base64Escape(file)}}}};
+
+  const auto answer = RunInspect(input.dump());
+
+  ASSERT_THAT(answer, IsOk());
+  const auto inspection = InspectionFromJson(*answer);
+  ASSERT_THAT(inspection, IsOk());
+  EXPECT_TRUE(inspection->supported) << inspection->message;
+  EXPECT_GT(inspection->parameters, 0);
+}
+
+TEST(InspectCommandTest, WhatIsNoInputIsAnError) {
+  for (const char* input : {"", "[]", "{}", R"({"config":7})", R"({"config":"{}","files":[{}]})",
+                            R"({"config":"{}","headers":{"x":"%%%"}})"}) {
+    EXPECT_THAT(RunInspect(input), StatusIs(absl::StatusCode::kInvalidArgument)) << input;
+  }
+}
+
+TEST(WeightSetTest, ExtraTensorIsNamed) {
+  const TemporaryRepository repository;
+  const ArchitectureConfig tied = ReadArchitectureConfig(LlamaConfig()).value();
+  ArchitectureConfig biased = tied;
+  biased.mlp_bias = true;
+  repository.Write("model.safetensors", WeightsFor(biased));
+
+  const auto weights = WeightSet::Open(repository.path(), tied);
+
+  EXPECT_THAT(weights, HasReasonOf(Reason::kInvalidRepository));
+  EXPECT_NE(std::string(weights.status().message()).find("mlp.up_proj.bias"), std::string::npos);
+}
+
+// Published repositories of tied models often store the head all the same.
+TEST(WeightSetTest, StoredHeadOfATiedModelIsIgnored) {
+  const TemporaryRepository repository;
+  const ArchitectureConfig tied = ReadArchitectureConfig(LlamaConfig()).value();
+  ArchitectureConfig untied = tied;
+  untied.tie_word_embeddings = false;
+  repository.Write("model.safetensors", WeightsFor(untied));
+
+  const auto weights = WeightSet::Open(repository.path(), tied);
+
+  ASSERT_THAT(weights, IsOk());
+  EXPECT_FALSE(weights->tensors().contains("lm_head.weight"));
+}
+
+TEST(WeightSetTest, SameTensorInTwoFilesIsRefused) {
+  const TemporaryRepository repository;
+  const ArchitectureConfig config = ReadArchitectureConfig(LlamaConfig()).value();
+  repository.Write("a.safetensors", WeightsFor(config));
+  repository.Write("b.safetensors", WeightsFor(config));
+  repository.Write("model.safetensors.index.json",
+                   R"({"weight_map":{"x":"a.safetensors","y":"b.safetensors"}})");
+
+  EXPECT_THAT(WeightSet::Open(repository.path(), config), HasReasonOf(Reason::kInvalidRepository));
+}
+
+}  // namespace
+}  // namespace modeld

@@ -1,0 +1,68 @@
+#include "tests/engine/weights/repository.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "server/engine/weights/architecture.h"
+
+namespace modeld {
+
+TemporaryRepository::TemporaryRepository() {
+  std::string name = testing::TempDir() + "modeld_repository_XXXXXX";
+  if (mkdtemp(name.data()) == nullptr) ADD_FAILURE() << "cannot make " << name;
+  path_ = name;
+}
+
+TemporaryRepository::~TemporaryRepository() {
+  std::error_code ignored;  // what is left lies in the folder for temporary files
+  std::filesystem::remove_all(path_, ignored);
+}
+
+void TemporaryRepository::Write(const std::string& name, std::string_view content) const {
+  std::ofstream(path_ + "/" + name, std::ios::binary) << content;
+}
+
+std::string SafetensorsBytes(std::string_view header_json, int64_t data_bytes) {
+  std::string file;
+  for (int i = 0; i < 8; ++i) file += static_cast<char>((header_json.size() >> (8 * i)) & 0xff);
+  file += header_json;
+  file.append(static_cast<size_t>(data_bytes), '\0');
+  return file;
+}
+
+std::string LlamaConfig(const std::string& key, const std::string& value) {
+  nlohmann::json config = {{"model_type", "llama"},     {"architectures", {"LlamaForCausalLM"}},
+                           {"hidden_size", 32},         {"intermediate_size", 64},
+                           {"num_hidden_layers", 2},    {"num_attention_heads", 4},
+                           {"num_key_value_heads", 2},  {"vocab_size", 100},
+                           {"rms_norm_eps", 1e-5},      {"max_position_embeddings", 512},
+                           {"tie_word_embeddings", true}};
+  if (value == "absent") {
+    config.erase(key);
+  } else if (!key.empty()) {
+    config.erase(key);
+    std::string text = config.dump();
+    // Values that are no JSON must reach the reader as they are.
+    return text.substr(0, text.size() - 1) + ",\"" + key + "\":" + value + "}";
+  }
+  return config.dump();
+}
+
+std::string WeightsFor(const ArchitectureConfig& config, const std::string& without) {
+  nlohmann::json header = nlohmann::json::object();
+  int64_t position = 0;
+  for (const TensorShape& tensor : FindArchitecture(config.model_type)->tensors(config)) {
+    if (tensor.name == without) continue;
+    const int64_t end = position + 2 * tensor.elements();
+    header[tensor.name] = {
+        {"dtype", "BF16"}, {"shape", tensor.shape}, {"data_offsets", {position, end}}};
+    position = end;
+  }
+  return SafetensorsBytes(header.dump(), position);
+}
+
+}  // namespace modeld
