@@ -1,5 +1,7 @@
 #include "server/rpc/calls.h"
 
+#include <grpcpp/server_context.h>
+
 #include <utility>
 
 #include "server/core/reason.h"

@@ -1,6 +1,7 @@
 // What every gRPC call shares: threads for work that blocks, and the metrics by code.
 #pragma once
 
+#include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <chrono>

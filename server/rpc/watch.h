@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
 #include "server/control/changes.h"
+#include "server/core/reason.h"
 #include "server/rpc/calls.h"
 #include "server/wire/status_wire.h"
 

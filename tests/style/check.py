@@ -48,12 +48,14 @@ def check_format(tools):
     places = call([f"{tools}/clang-format", "--dry-run", "-Werror", *cpp(), *tracked("*.proto")])
     cmake = tracked("*CMakeLists.txt")
     places += call([f"{tools}/gersemi", "--check", "--line-length", "100", *cmake])
-    places += call([f"{tools}/ruff", "format", "--check", "--line-length", "110", *tracked("*.py")])
+    places += call(
+        [f"{tools}/ruff", "format", "--check", "--config", "tests/style/ruff.toml", *tracked("*.py")]
+    )
     return places[-6000:]
 
 
 def check_python(tools):
-    return call([f"{tools}/ruff", "check", "--line-length", "110", *tracked("*.py")])
+    return call([f"{tools}/ruff", "check", "--config", "tests/style/ruff.toml", *tracked("*.py")])
 
 
 def check_layers(tools):

@@ -244,9 +244,8 @@ def main():
     passed = failed = 0
     for result in all_results(args):
         passed, failed = passed + result.passed, failed + result.failed
-        print(
-            f"{'FAILED' if result.failed else 'ok':6} {result.name}: {result.passed} passed, {result.failed} failed"
-        )
+        word = "FAILED" if result.failed else "ok"
+        print(f"{word:6} {result.name}: {result.passed} passed, {result.failed} failed", flush=True)
         if result.failed:
             print(result.output)
         if result.name == "build" and result.failed:
