@@ -1,0 +1,481 @@
+#include "server/hub/hub_client.h"
+
+#include <algorithm>
+#include <charconv>
+#include <functional>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "server/base/log.h"
+#include "server/base/mutex.h"
+#include "server/base/random.h"
+#include "server/base/status.h"
+#include "server/core/reason.h"
+#include "server/curl/http_client.h"
+#include "server/curl/url.h"
+#include "server/hub/hub_error.h"
+#include "server/hub/hub_json.h"
+
+namespace modeld {
+namespace {
+
+using std::chrono::milliseconds;
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+constexpr int kHopsMax = 20;                       // as huggingface_hub
+constexpr int kPagesMax = 10'000;                  // of about 1000 entries each
+constexpr size_t kFilesMax = 1'000'000;            // in one commit
+constexpr size_t kJsonBytesMax = 64 << 20;         // of one answer
+constexpr int64_t kReadBytesMax = 128 << 20;       // of one ReadRange
+constexpr milliseconds kBackoffMax{30'000};
+constexpr size_t kIdleClientsMax = 16;
+// Where a token for the endpoint may go too: the public hub's own origins (hub-protocol.md 3.4).
+constexpr const char* kTrustedUrls[] = {"https://huggingface.co", "https://hub-ci.huggingface.co",
+                                        "https://hf.co"};
+
+// One call of the public interface.
+struct Call {
+  HubSubject subject;
+  SteadyTime end;
+  bool retry = true;
+  std::stop_token stop;
+};
+
+// The last answer of a chain of redirects, and what the ones before it said.
+struct Answer {
+  std::string url;  // that gave `response`
+  HttpResponse response;
+  std::string body;
+  std::vector<HttpResponse> before;
+  std::string foreign_url;  // where the last answer sends us: a host without our trust
+
+  // The header of the last answer that has it.
+  std::string Header(std::string_view name) const {
+    if (const auto value = response.Header(name)) return std::string(*value);
+    for (auto hop = before.rbegin(); hop != before.rend(); ++hop) {
+      if (const auto value = hop->Header(name)) return std::string(*value);
+    }
+    return "";
+  }
+};
+
+std::string WithoutLineBreaks(std::string text) {
+  std::erase_if(text, [](char c) { return c == '\r' || c == '\n' || c == ' ' || c == '\t'; });
+  return text;
+}
+
+bool IsRedirect(int status) { return status >= 300 && status < 400 && status != 304; }
+
+std::optional<int64_t> ParseNumber(std::string_view text) {
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < 0) return std::nullopt;
+  return number;
+}
+
+HubFailure Invalid(const std::string& what) {
+  return {.status = Error(Reason::kInvalidRepository, what)};
+}
+
+// The commit of an answer must be one, and the one that was asked for.
+HubFailure CheckCommit(const std::string& commit, const HubSubject& subject) {
+  if (commit.empty()) {
+    return NonsenseAnswer("is no hub: it gives no X-Repo-Commit", subject, false);
+  }
+  if (!IsCommit(commit)) return Invalid("the hub's X-Repo-Commit for " + subject.repo + " is no commit");
+  if (IsCommit(subject.revision) && commit != subject.revision) {
+    return Invalid("the hub answers with commit " + commit + " of " + subject.repo + ", asked was " +
+                   subject.revision);
+  }
+  return {};
+}
+
+struct ByteRange {
+  int64_t offset = 0;
+  int64_t length = 0;
+};
+
+// Takes the bytes of `range` out of a body, which begins with the file unless BeginAt() says more.
+class Window {
+ public:
+  explicit Window(const ByteRange& range) : range_(range) {}
+
+  void BeginAt(int64_t offset) { at_ = offset; }
+  void Take(std::span<const char> piece) {
+    const auto size = static_cast<int64_t>(piece.size());
+    const int64_t from = std::clamp<int64_t>(range_.offset - at_, 0, size);
+    const int64_t to = std::clamp<int64_t>(range_.offset + range_.length - at_, 0, size);
+    if (from < to) bytes_.append(piece.data() + from, static_cast<size_t>(to - from));
+    at_ += size;
+  }
+  bool full() const { return static_cast<int64_t>(bytes_.size()) >= range_.length; }
+  std::string& bytes() { return bytes_; }
+
+ private:
+  const ByteRange range_;
+  int64_t at_ = 0;
+  std::string bytes_;
+};
+
+}  // namespace
+
+struct HubClient::Rep {
+  Rep(const Options& given, Clock& c) : options(Cleaned(given)), clock(c) {
+    trusted = {options.endpoint};
+    trusted.insert(trusted.end(), std::begin(kTrustedUrls), std::end(kTrustedUrls));
+  }
+
+  static Options Cleaned(Options given) {
+    while (given.endpoint.ends_with('/')) given.endpoint.pop_back();
+    given.token = WithoutLineBreaks(given.token);
+    return given;
+  }
+
+  Call NewCall(HubSubject subject, const Patience& patience, std::stop_token stop) const {
+    subject.endpoint = options.endpoint;
+    return {.subject = std::move(subject),
+            .end = clock.Steady() + patience.deadline,
+            .retry = patience.retry,
+            .stop = std::move(stop)};
+  }
+  absl::StatusOr<Call> NewFileCall(std::string_view repo, std::string_view commit,
+                                   std::string_view path, const Patience& patience,
+                                   const std::stop_token& stop) const {
+    RETURN_IF_ERROR(ValidateRepoId(repo));
+    RETURN_IF_ERROR(ValidateRevision(commit));
+    RETURN_IF_ERROR(ValidateFilePath(path));
+    return NewCall({.repo = std::string(repo),
+                    .revision = std::string(commit),
+                    .path = std::string(path)},
+                   patience, stop);
+  }
+  bool IsTrusted(const std::string& url) const {
+    return std::any_of(trusted.begin(), trusted.end(),
+                       [&url](const std::string& t) { return SameOrigin(t, url); });
+  }
+  HttpRequest NewRequest(HttpMethod method, const std::string& url, const Call& call) const;
+
+  std::unique_ptr<HttpClient> Borrow();
+  void GiveBack(std::unique_ptr<HttpClient> client);
+
+  absl::Status Retry(const Call& call, const std::function<HubFailure()>& attempt);
+  absl::Status WaitForPause(const Call& call);
+  HubFailure Exchange(HttpMethod method, const std::string& url, const Call& call, Answer& answer);
+  HubFailure ExchangeOnce(HttpClient& client, const HttpRequest& request, const Call& call,
+                          Answer& answer);
+  HubFailure LocateOnce(const Call& call, FileLocation& location);
+  HubFailure ReadOnce(const FileLocation& location, const Call& call, const ByteRange& range,
+                      std::string& bytes);
+
+  const Options options;
+  Clock& clock;
+  const HttpSettings settings = HttpSettingsFromEnvironment();
+  std::vector<std::string> trusted;
+  Mutex mutex;
+  std::vector<std::unique_ptr<HttpClient>> idle ABSL_GUARDED_BY(mutex);
+  // Until then the hub has asked everybody with this token or address to wait.
+  SteadyTime pause_end ABSL_GUARDED_BY(mutex);
+};
+
+HttpRequest HubClient::Rep::NewRequest(HttpMethod method, const std::string& url,
+                                       const Call& call) const {
+  const auto left = std::chrono::duration_cast<milliseconds>(call.end - clock.Steady());
+  return {.method = method,
+          .url = url,
+          .bearer_token = IsTrusted(url) ? options.token : "",
+          .connect_timeout = options.connect_timeout,
+          .stall_timeout = options.first_byte_timeout,
+          .deadline = std::max(left, milliseconds(1))};
+}
+
+std::unique_ptr<HttpClient> HubClient::Rep::Borrow() {
+  {
+    MutexLock lock(mutex);
+    if (!idle.empty()) {
+      auto client = std::move(idle.back());
+      idle.pop_back();
+      return client;
+    }
+  }
+  return std::make_unique<HttpClient>(settings);
+}
+
+void HubClient::Rep::GiveBack(std::unique_ptr<HttpClient> client) {
+  MutexLock lock(mutex);
+  if (idle.size() < kIdleClientsMax) idle.push_back(std::move(client));
+}
+
+absl::Status HubClient::Rep::WaitForPause(const Call& call) {
+  const SteadyTime now = clock.Steady();
+  SteadyTime until;
+  {
+    MutexLock lock(mutex);
+    until = pause_end;
+  }
+  if (until <= now) return absl::OkStatus();
+  const auto wait = std::chrono::ceil<milliseconds>(until - now);
+  if (until >= call.end) {
+    return Unavailable(Reason::kHubUnavailable,
+                       UrlForLog(options.endpoint) + " limits our requests for another " +
+                           std::to_string(wait.count() / 1000 + 1) + " s",
+                       wait);
+  }
+  return clock.Sleep(wait, call.stop) ? absl::OkStatus() : absl::CancelledError("stopped");
+}
+
+absl::Status HubClient::Rep::Retry(const Call& call, const std::function<HubFailure()>& attempt) {
+  for (int retries = 0;; ++retries) {
+    RETURN_IF_ERROR(WaitForPause(call));
+    if (call.stop.stop_requested()) return absl::CancelledError("stopped");
+    const HubFailure failure = attempt();
+    if (failure.status.ok() || !failure.retry) return failure.status;
+    const SteadyTime now = clock.Steady();
+    if (failure.wait) {
+      MutexLock lock(mutex);
+      pause_end = std::max(pause_end, now + *failure.wait);
+    }
+    if (!call.retry || retries >= options.retries_max) return failure.status;
+    const milliseconds step = std::min(options.backoff_base * (1 << std::min(retries, 10)), kBackoffMax);
+    const auto backoff = std::chrono::duration_cast<milliseconds>(step * RandomUnit());
+    const milliseconds wait = std::max(backoff, failure.wait.value_or(milliseconds(0)));
+    if (now + wait >= call.end) return failure.status;
+    LogInfo("hub_request_failed", {{"error", failure.status},
+                                   {"retry", retries + 1},
+                                   {"wait_seconds", std::chrono::duration<double>(wait).count()}});
+    if (!clock.Sleep(wait, call.stop)) return absl::CancelledError("stopped");
+  }
+}
+
+HubFailure HubClient::Rep::ExchangeOnce(HttpClient& client, const HttpRequest& request,
+                                        const Call& call, Answer& answer) {
+  answer.body.clear();
+  answer.url = request.url;
+  bool too_long = false;
+  auto response = client.Send(
+      request, {},
+      [&](std::span<const char> piece) {
+        too_long = answer.body.size() + piece.size() > kJsonBytesMax;
+        if (too_long) return absl::ResourceExhaustedError("the answer is too long");
+        answer.body.append(piece.data(), piece.size());
+        return absl::OkStatus();
+      },
+      call.stop);
+  if (too_long) return NonsenseAnswer("answered more than 64 MiB", call.subject, false);
+  if (!response.ok()) return TransferFailure(response.status(), call.subject);
+  answer.response = *std::move(response);
+  return {};
+}
+
+// Follows redirects within one origin and to the trusted ones; another origin ends the chain and is
+// left to the caller in foreign_url.
+HubFailure HubClient::Rep::Exchange(HttpMethod method, const std::string& url, const Call& call,
+                                    Answer& answer) {
+  answer = Answer{};
+  std::unique_ptr<HttpClient> client = Borrow();
+  HttpRequest request = NewRequest(method, url, call);
+  for (int hops = 0; hops <= kHopsMax; ++hops) {
+    HubFailure failure = ExchangeOnce(*client, request, call, answer);
+    if (!failure.status.ok()) return failure;
+    const int status = answer.response.status;
+    const std::string location(answer.response.Header("Location").value_or(""));
+    if (!IsRedirect(status) || location.empty()) {
+      GiveBack(std::move(client));
+      return status >= 300 ? HubRefusal(answer.response, call.subject) : HubFailure{};
+    }
+    const auto target = ResolveUrl(request.url, location);
+    if (!target.ok()) return NonsenseAnswer("redirects to no URL", call.subject, false);
+    if (!IsTrusted(*target) && !SameOrigin(request.url, *target)) {
+      answer.foreign_url = *target;
+      GiveBack(std::move(client));
+      return {};
+    }
+    answer.before.push_back(std::move(answer.response));
+    request = NewRequest(method, *target, call);
+  }
+  return NonsenseAnswer("redirects more than 20 times", call.subject, false);
+}
+
+HubClient::HubClient(const Options& options, Clock& clock)
+    : rep_(std::make_unique<Rep>(options, clock)) {}
+HubClient::~HubClient() = default;
+
+const HubClient::Options& HubClient::options() const { return rep_->options; }
+
+absl::StatusOr<std::string> HubClient::ResolveRevision(std::string_view repo,
+                                                       std::string_view revision,
+                                                       const Patience& patience,
+                                                       std::stop_token stop) {
+  RETURN_IF_ERROR(ValidateRepoId(repo));
+  RETURN_IF_ERROR(ValidateRevision(revision));
+  if (IsCommit(revision)) return std::string(revision);
+  const Call call = rep_->NewCall(
+      {.repo = std::string(repo), .revision = std::string(revision)}, patience, std::move(stop));
+  const std::string url = rep_->options.endpoint + "/api/models/" + call.subject.repo +
+                          "/revision/" + PercentEncode(revision);
+  std::string commit;
+  RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
+    Answer answer;
+    HubFailure failure = rep_->Exchange(HttpMethod::kGet, url, call, answer);
+    if (!failure.status.ok()) return failure;
+    auto parsed = ParseRevision(answer.body);
+    if (absl::IsInvalidArgument(parsed.status())) {
+      return NonsenseAnswer("answered no JSON", call.subject, true);
+    }
+    if (!parsed.ok()) return {.status = parsed.status()};
+    commit = *std::move(parsed);
+    return {};
+  }));
+  return commit;
+}
+
+absl::StatusOr<RepoListing> HubClient::ListFiles(std::string_view repo, std::string_view commit,
+                                                 const Patience& patience, std::stop_token stop) {
+  RETURN_IF_ERROR(ValidateRepoId(repo));
+  RETURN_IF_ERROR(ValidateRevision(commit));
+  const Call call = rep_->NewCall(
+      {.repo = std::string(repo), .revision = std::string(commit)}, patience, std::move(stop));
+  std::string url = rep_->options.endpoint + "/api/models/" + call.subject.repo + "/tree/" +
+                    PercentEncode(commit) + "?recursive=true&expand=false";
+  RepoListing listing{.commit = std::string(commit)};
+  for (int page = 0; !url.empty(); ++page) {
+    if (page == kPagesMax || listing.files.size() > kFilesMax) {
+      return Invalid("the listing of " + call.subject.repo + " does not end").status;
+    }
+    std::string next;
+    RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
+      Answer answer;
+      HubFailure failure = rep_->Exchange(HttpMethod::kGet, url, call, answer);
+      if (!failure.status.ok()) return failure;
+      const size_t files_before = listing.files.size();
+      const absl::Status parsed = AppendTreePage(answer.body, listing.files);
+      if (absl::IsInvalidArgument(parsed)) {
+        listing.files.resize(files_before);
+        return NonsenseAnswer("answered no JSON", call.subject, true);
+      }
+      if (!parsed.ok()) return {.status = parsed};
+      const auto link = NextLink(answer.response);
+      if (!link) return {};
+      auto target = ResolveUrl(answer.url, *link);
+      if (!target.ok() || *target == url) return Invalid("the listing's next page is no other page");
+      next = *std::move(target);  // NewRequest gives it our token only where that is trusted
+      return {};
+    }));
+    url = next;
+  }
+  RETURN_IF_ERROR(FinishListing(listing.files));
+  return listing;
+}
+
+HubFailure HubClient::Rep::LocateOnce(const Call& call, FileLocation& location) {
+  const HubSubject& file = call.subject;
+  const std::string url = options.endpoint + "/" + file.repo + "/resolve/" +
+                          PercentEncode(file.revision) + "/" + PercentEncode(file.path, "/");
+  Answer answer;
+  HubFailure failure = Exchange(HttpMethod::kHead, url, call, answer);
+  if (!failure.status.ok()) return failure;
+  location.commit = answer.Header("X-Repo-Commit");
+  failure = CheckCommit(location.commit, call.subject);
+  if (!failure.status.ok()) return failure;
+
+  std::string etag = answer.Header("X-Linked-Etag");
+  if (etag.empty()) etag = answer.Header("ETag");
+  if (etag.empty()) return NonsenseAnswer("is no hub: it gives no ETag", call.subject, false);
+  location.etag = NormaliseEtag(etag);
+  if (!IsBlobName(location.etag)) {
+    return Invalid("the hub's ETag for " + call.subject.path + " of " + call.subject.repo +
+                   " is no digest");
+  }
+
+  const bool here = answer.foreign_url.empty();
+  const std::string linked_size = answer.Header("X-Linked-Size");
+  const std::optional<int64_t> size = !linked_size.empty() ? ParseNumber(linked_size)
+                                      : here               ? answer.response.ContentLength()
+                                                           : std::nullopt;
+  if (!size) return NonsenseAnswer("does not tell the size", call.subject, false);
+  location.size_bytes = *size;
+  location.url = here ? answer.url : answer.foreign_url;
+  location.send_token = IsTrusted(location.url);
+  return {};
+}
+
+absl::StatusOr<FileLocation> HubClient::Locate(std::string_view repo, std::string_view commit,
+                                               std::string_view path, const Patience& patience,
+                                               std::stop_token stop) {
+  ASSIGN_OR_RETURN(const Call call, rep_->NewFileCall(repo, commit, path, patience, stop));
+  FileLocation location;
+  RETURN_IF_ERROR(rep_->Retry(call, [&] { return rep_->LocateOnce(call, location); }));
+  return location;
+}
+
+// A body from where LocateOnce() found it.
+HubFailure HubClient::Rep::ReadOnce(const FileLocation& location, const Call& call,
+                                    const ByteRange& range, std::string& bytes) {
+  const std::string span =
+      std::to_string(range.offset) + "-" + std::to_string(range.offset + range.length - 1);
+  HttpRequest request = NewRequest(HttpMethod::kGet, location.url, call);
+  request.headers.emplace_back("Range", "bytes=" + span);
+  Window window(range);
+  HttpResponse head;
+  const auto on_head = [&](const HttpResponse& response) {
+    head = response;
+    if (head.status == 206 &&
+        head.Header("Content-Range") ==
+            "bytes " + span + "/" + std::to_string(location.size_bytes)) {
+      window.BeginAt(range.offset);
+      return absl::OkStatus();
+    }
+    // A server without ranges sends everything; what we want may be near the beginning.
+    const bool near = range.offset + range.length <= kReadBytesMax;
+    return head.status == 200 && near ? absl::OkStatus() : absl::AbortedError("not these bytes");
+  };
+  const auto on_body = [&window](std::span<const char> piece) {
+    window.Take(piece);
+    return window.full() ? absl::AbortedError("enough") : absl::OkStatus();
+  };
+  std::unique_ptr<HttpClient> client = Borrow();
+  const auto response = client->Send(request, on_head, on_body, call.stop);
+  GiveBack(std::move(client));
+
+  if (window.full()) {
+    bytes = std::move(window.bytes());
+    return {};
+  }
+  if (head.status >= 400) {
+    return location.send_token ? HubRefusal(head, call.subject) : StorageRefusal(head, call.subject);
+  }
+  if (response.ok() || absl::IsAborted(response.status())) {
+    return NonsenseAnswer("sent other bytes than asked for", call.subject, true);
+  }
+  return TransferFailure(response.status(), call.subject);
+}
+
+absl::StatusOr<std::string> HubClient::ReadRange(std::string_view repo, std::string_view commit,
+                                                 std::string_view path, int64_t offset,
+                                                 int64_t length, const Patience& patience,
+                                                 std::stop_token stop) {
+  if (offset < 0 || length < 0 || length > kReadBytesMax) {
+    return Error(Reason::kInternal, "a range of " + std::to_string(length) + " bytes at " +
+                                        std::to_string(offset) + " was asked for");
+  }
+  ASSIGN_OR_RETURN(const Call call, rep_->NewFileCall(repo, commit, path, patience, stop));
+  std::optional<FileLocation> location;
+  std::string bytes;
+  RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
+    if (!location) {
+      FileLocation found;
+      HubFailure failure = rep_->LocateOnce(call, found);
+      if (!failure.status.ok()) return failure;
+      location = std::move(found);
+    }
+    const ByteRange range{offset, std::min(length, location->size_bytes - offset)};
+    if (range.length <= 0) return {};
+    HubFailure failure = rep_->ReadOnce(*location, call, range, bytes);
+    if (!failure.status.ok()) location.reset();  // its URL may have expired
+    return failure;
+  }));
+  return bytes;
+}
+
+}  // namespace modeld
