@@ -85,8 +85,14 @@ struct ConfigProblem {
 struct ConfigResult {
   Config config;
   std::vector<ConfigProblem> problems;  // config is usable only when empty
+  std::vector<ConfigProblem> warnings;  // config is usable; for the log
 };
 
+// Reads everything and reports every problem, not only the first. A flag that is no key is a problem, and so is a
+// MODELD_SECTION_* variable that is none (MODELD_ENGINE_* ones go to the engines and may be anything).
 ConfigResult LoadConfig(const ConfigSources& sources);
+
+// The default of ConfigSources::file.
+inline constexpr char kDefaultConfigFile[] = "/etc/modeld/modeld.toml";
 
 }  // namespace modeld
