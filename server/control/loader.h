@@ -24,12 +24,11 @@ namespace modeld {
 
 // Thread-safe. The constructor starts the threads: they first take back what this node left running and ask again
 // for the loads that were wanted. The destructor stops what runs (rows stay RUNNING and are taken up by
-// the next start) and joins; the engines are left as they are.
+// the next start) and joins.
 class Loader {
  public:
   struct Options {
     std::string node_id;
-    bool require_mount = false;
     int64_t attempts_max = 16;                          // operations at work at once
     std::chrono::seconds lease{30};
     std::chrono::milliseconds tick{1'000};              // progress to the database, leases, wishes

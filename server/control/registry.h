@@ -115,18 +115,31 @@ class Registry {
   // primary, secondary when configured, and each custom path that a model has.
   absl::StatusOr<std::vector<NamedCache>> ListCaches();
 
+  // primary and secondary, without asking the database.
+  std::vector<NamedCache> ConfiguredCaches() const;
+
   // The folder that has hub/ in it; the row's, and the primary for rows that have none.
   std::string CachePathOf(const Model& model) const;
+  // The same as a metric label: "primary", "secondary", or the path of a custom one.
+  std::string CacheLabelOf(const Model& model) const;
+  // Whether it may be written to now: CACHE_NOT_WRITABLE when require_mount is set and it is on the root
+  // filesystem, INVALID_FIELD when a symlink leads a custom path out of its root.
+  absl::Status CheckPath(const std::string& cache_path, CacheLocation location) const;
 
  private:
   struct Sizing;
-  absl::StatusOr<std::string> UsablePath(const std::string& location, const std::string& path,
-                                         CacheLocation& parsed) const;
-  absl::StatusOr<Sizing> AskHub(const RegisterRequest& request, const std::string& cache_path,
-                                std::stop_token stop);
+  struct Place {
+    CacheLocation location = CacheLocation::kPrimary;
+    std::string cache_path;
+  };
+  absl::StatusOr<Place> PlaceOf(const std::string& location, const std::string& cache_path) const;
+  absl::StatusOr<Sizing> AskHub(const Model& model, std::stop_token stop);
   absl::StatusOr<SpaceCheck> SpaceFor(const std::string& cache_path, int64_t required_bytes);
+  absl::StatusOr<Model> ToModel(const RegisterRequest& request) const;
   absl::Status ApplyUpdate(const ModelUpdate& update, Model& model) const;
+  absl::Status CheckNotUsed(const std::string& model_name);
   absl::StatusOr<int64_t> DeleteFiles(const Model& model, const std::vector<Copy>& copies);
+  ModelView Shown(ModelView view) const;
 
   const Options options_;
   const Parts parts_;

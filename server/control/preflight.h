@@ -1,0 +1,38 @@
+// Has a repository inspected by the engine program, from its small files and the heads of its weights.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/core/inspection.h"
+#include "server/core/repo.h"
+#include "server/engines/engines.h"
+#include "server/hub/hub_client.h"
+
+namespace modeld {
+
+// Gives the bytes [offset, offset + length) of a file, fewer at its end.
+using RangeReader = std::function<absl::StatusOr<std::string>(const std::string& path,
+                                                              int64_t offset, int64_t length)>;
+// Reads at the hub. `hub` outlives it.
+RangeReader HubReader(HubClient& hub, std::string repo, std::string commit,
+                      HubClient::Patience patience, std::stop_token stop);
+// Reads below a folder.
+RangeReader FolderReader(std::string folder);
+
+struct PreflightRequest {
+  std::vector<RepoFile> files;  // those that would be fetched, or are there
+  bool trust_remote_code = false;
+  bool headers = true;  // also read the heads of the weight files, one or two reads each
+};
+
+// What `modeld-engine inspect` says; the errors of `read` and of Engines::Inspect(). What is wrong with
+// the repository is in the answer.
+absl::StatusOr<Inspection> InspectFiles(Engines& engines, const PreflightRequest& request,
+                                        const RangeReader& read, std::stop_token stop);
+
+}  // namespace modeld
