@@ -163,6 +163,7 @@ struct HubClient::Rep {
   absl::Status Retry(const Call& call, const std::function<HubFailure()>& attempt);
   absl::Status WaitForPause(const Call& call);
   HubFailure Exchange(HttpMethod method, const std::string& url, const Call& call, Answer& answer);
+  HubFailure GetJson(const std::string& url, const Call& call, Answer& answer);
   HubFailure ExchangeOnce(HttpClient& client, const HttpRequest& request, const Call& call,
                           Answer& answer);
   HubFailure LocateOnce(const Call& call, FileLocation& location);
@@ -297,6 +298,14 @@ HubFailure HubClient::Rep::Exchange(HttpMethod method, const std::string& url, c
   return NonsenseAnswer("redirects more than 20 times", call.subject, false);
 }
 
+HubFailure HubClient::Rep::GetJson(const std::string& url, const Call& call, Answer& answer) {
+  HubFailure failure = Exchange(HttpMethod::kGet, url, call, answer);
+  if (failure.status.ok() && !answer.foreign_url.empty()) {
+    return NonsenseAnswer("redirects to another host", call.subject, false);
+  }
+  return failure;
+}
+
 HubClient::HubClient(const Options& options, Clock& clock)
     : rep_(std::make_unique<Rep>(options, clock)) {}
 HubClient::~HubClient() = default;
@@ -317,7 +326,7 @@ absl::StatusOr<std::string> HubClient::ResolveRevision(std::string_view repo,
   std::string commit;
   RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
     Answer answer;
-    HubFailure failure = rep_->Exchange(HttpMethod::kGet, url, call, answer);
+    HubFailure failure = rep_->GetJson(url, call, answer);
     if (!failure.status.ok()) return failure;
     auto parsed = ParseRevision(answer.body);
     if (absl::IsInvalidArgument(parsed.status())) {
@@ -346,7 +355,7 @@ absl::StatusOr<RepoListing> HubClient::ListFiles(std::string_view repo, std::str
     std::string next;
     RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
       Answer answer;
-      HubFailure failure = rep_->Exchange(HttpMethod::kGet, url, call, answer);
+      HubFailure failure = rep_->GetJson(url, call, answer);
       if (!failure.status.ok()) return failure;
       const size_t files_before = listing.files.size();
       const absl::Status parsed = AppendTreePage(answer.body, listing.files);
