@@ -63,7 +63,7 @@ void AddStorageKeys(std::vector<ConfigKey>& keys) {
                   "programs). Absolute.", 0, 0, "$HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface"});
   keys.push_back({"cache", "secondary", At<&Config::cache, &CacheRoots::secondary>,
                   "Cache for models of cache_location \"secondary\". Absolute.", 0, 0,
-                  "none: requests that name it are refused"});
+                  "no such cache; requests that name it are refused"});
   keys.push_back({"cache", "custom_roots", At<&Config::cache, &CacheRoots::custom_roots>,
                   "Folders below which requests with cache_location \"custom\" may put models. Absolute. In the environment "
                   "and in flags separated by ':'.", 0, 0, "every custom path is refused"});
@@ -99,7 +99,7 @@ void AddWorkKeys(std::vector<ConfigKey>& keys) {
                   "A load may take so long, plus the next key for each GiB of weights.", 1, 86400});
   keys.push_back({"engine", "load_timeout_seconds_per_gib",
                   At<&Config::engine, &Engine::load_timeout_seconds_per_gib>,
-                  "See above.", 0, 3600});
+                  "Seconds that a load may take beyond the key above, for each GiB of weights.", 0, 3600});
   keys.push_back({"engine", "requests_waiting_max", At<&Config::engine, &Engine::requests_waiting_max>,
                   "Requests that may wait for one model; further ones are refused with QUEUE_FULL.", 1, 1'000'000});
   keys.push_back({"devices", "cpu_memory_bytes",

@@ -85,6 +85,16 @@ absl::StatusOr<Child> SpawnChild(const ChildCommand& command) {
     posix_spawn_file_actions_adddup2(&setup.actions_, sources.back().get(), theirs);
     highest = std::max(highest, theirs);
   }
+  for (int number = 0; number <= highest; ++number) {
+    const auto is_it = [&](const auto& pair) { return pair.second == number; };
+    if (std::ranges::any_of(command.descriptors, is_it)) continue;
+    // A program expects its three standard descriptors to be open.
+    if (number <= STDERR_FILENO) {
+      posix_spawn_file_actions_addopen(&setup.actions_, number, "/dev/null", O_RDWR, 0);
+    } else {
+      posix_spawn_file_actions_addclose(&setup.actions_, number);
+    }
+  }
   posix_spawn_file_actions_addclosefrom_np(&setup.actions_, highest + 1);
   const std::vector<char*> arguments = Pointers(command.arguments);
   const std::vector<char*> environment = Pointers(command.environment);

@@ -13,10 +13,11 @@
 
 namespace modeld {
 
+// All other descriptors of the child are closed, its standard ones /dev/null where they are not named.
 struct ChildCommand {
   std::vector<std::string> arguments;    // arguments[0] is the program's path
   std::vector<std::string> environment;  // "NAME=value"
-  std::vector<std::pair<int, int>> descriptors;  // ours -> the child's number; all others are closed
+  std::vector<std::pair<int, int>> descriptors;  // ours -> the child's number
 };
 
 struct Child {
