@@ -80,7 +80,6 @@ DownloadPool::Options PoolOptions(const Config& config) {
 Loader::Options LoaderOptions(const Config& config, const std::string& node_id) {
   Loader::Options options;
   options.node_id = node_id;
-  options.require_mount = config.require_mount;
   options.load_timeout_base = seconds(config.engine.load_timeout_base_seconds);
   options.load_timeout_per_gib = seconds(config.engine.load_timeout_seconds_per_gib);
   return options;
