@@ -219,6 +219,10 @@ Daemon::~Daemon() = default;
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config) {
   SetLogLevel(LogLevelOf(config.log.level));
+  if (access(config.engine.program.c_str(), X_OK) != 0) {
+    return absl::FailedPreconditionError("engine.program \"" + config.engine.program +
+                                         "\" is not a program that can be run");
+  }
   RETURN_IF_ERROR(MakeDirectories(config.node.state_dir));
   absl::StatusOr<FileLock> lock = FileLock::TryAcquire(config.node.state_dir + "/lock");
   if (absl::IsUnavailable(lock.status())) {

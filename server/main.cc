@@ -2,8 +2,10 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <string>
+#include <system_error>
 
 #include <CLI/CLI.hpp>
 
@@ -27,6 +29,12 @@ std::map<std::string, std::string> Environment() {
   return out;
 }
 
+// Where this program lies; modeld-engine lies beside it.
+std::string ProgramPath() {
+  std::error_code ignored;
+  return std::filesystem::read_symlink("/proc/self/exe", ignored).string();
+}
+
 // Signals are waited for in Daemon::Run(); every thread made from here on leaves them alone.
 void BlockSignals() {
   sigset_t signals;
@@ -41,7 +49,7 @@ void BlockSignals() {
 
 int main(int argc, char** argv) {
   BlockSignals();
-  modeld::ConfigSources sources{.environment = Environment()};
+  modeld::ConfigSources sources{.environment = Environment(), .program_path = ProgramPath()};
   bool check_config = false;
   CLI::App app("Turns Hugging Face repositories into served models.", "modeld");
   app.add_option("--config", sources.file, "TOML file (/etc/modeld/modeld.toml)");
