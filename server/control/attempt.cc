@@ -137,7 +137,6 @@ absl::Status Attempt::RunUnload() {
   }));
   RETURN_IF_ERROR(parts_.engines.Unload(model_.model_name, options_.drain));
   RETURN_IF_ERROR(Write([&] { return parts_.instance_rows.Sync(); }));
-  LogInfo("model_unloaded", {{"model", model_.model_name}});
   return absl::OkStatus();
 }
 
@@ -296,10 +295,6 @@ absl::StatusOr<Attempt::Snapshot> Attempt::Fetch(const Source& source) {
   RETURN_IF_ERROR(
       Write([&] { return parts_.tables.reservations.Release(operation_.name); }));
   RETURN_IF_ERROR(Record(source, fetched->snapshot_path, fetched->size_bytes));
-  LogInfo("snapshot_complete", {{"model", model_.model_name},
-                                {"path", fetched->snapshot_path},
-                                {"bytes", fetched->size_bytes},
-                                {"fetched_bytes", fetched->fetched_bytes}});
   return Snapshot{.commit = source.listing.commit,
                   .path = fetched->snapshot_path,
                   .inspection = source.inspection};
@@ -400,10 +395,6 @@ absl::Status Attempt::StartEngine(const Snapshot& snapshot) {
   RETURN_IF_ERROR(loaded.status());
   // Whoever sees the operation succeed sees the instance too.
   RETURN_IF_ERROR(Write([&] { return parts_.instance_rows.Sync(); }));
-  LogInfo("model_ready", {{"model", model_.model_name},
-                          {"instance", loaded->instance_id},
-                          {"commit", snapshot.commit},
-                          {"seconds", loaded->load_seconds}});
   return absl::OkStatus();
 }
 

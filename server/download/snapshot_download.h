@@ -37,7 +37,8 @@ struct SnapshotResult {
   int64_t fetched_bytes = 0;  // body bytes received
 };
 
-// Called on a pool thread, at most 10 times a second and once at the end of each file.
+// Called on a pool thread, at most 10 times a second, and once at the end on the caller's thread; never
+// two calls at a time.
 using OnProgress = std::function<void(const OperationProgress&)>;
 // Asked before refs/ move and the work counts as done; an error stops there (lost lease).
 using Confirm = std::function<absl::Status()>;

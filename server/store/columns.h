@@ -1,12 +1,12 @@
-// Values as columns and back: texts, times, and what is kept as JSONB. For the files of this folder only.
+// Values as columns and back: texts, times, and what is kept as JSONB. For the files of this folder
+// only.
 #pragma once
 
 #include <chrono>
+#include <pqxx/pqxx>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <pqxx/pqxx>
 
 #include "absl/status/status.h"
 #include "server/core/model.h"
@@ -14,8 +14,8 @@
 
 namespace modeld {
 
-// `value` as a parameter. Throws pqxx::argument_error (Database answers INVALID_FIELD) for a NUL byte: libpq would
-// cut the text there, and another row would be meant.
+// `value` as a parameter. Throws pqxx::argument_error (Database answers INVALID_FIELD) for a NUL
+// byte: libpq would cut the text there, and another row would be meant.
 std::string Text(std::string_view value);
 
 // SQL for a TIMESTAMPTZ column as microseconds since 1970, and what Time() makes of them.
@@ -30,7 +30,8 @@ std::string OperationSpecJson(const OperationSpec& spec);
 std::string FilesJson(const std::vector<FileProgress>& files);
 std::string DevicesJson(const std::vector<DeviceBytes>& devices);
 
-// And back. Text that none of the above wrote gives defaults for what is missing or of another kind.
+// And back. Text that none of the above wrote gives defaults for what is missing or of another
+// kind.
 std::vector<std::string> PatternsFromJson(std::string_view json);
 LoadSpec LoadSpecFromJson(std::string_view json);
 OperationSpec OperationSpecFromJson(std::string_view json);

@@ -13,7 +13,8 @@ namespace {
 // How long clients are told to wait before they try again.
 constexpr std::chrono::seconds kRetryAfter{2};
 
-// The first line of a message of the server, without its "ERROR:  "; the others say where in the SQL.
+// The first line of a message of the server, without its "ERROR:  "; the others say where in the
+// SQL.
 std::string FirstLine(std::string_view message) {
   message = message.substr(0, message.find('\n'));
   constexpr std::string_view kPrefix = "ERROR:";

@@ -2,11 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <pqxx/pqxx>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <pqxx/pqxx>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -34,7 +33,8 @@ struct Connection {
   explicit Connection(const std::string& conninfo);
 
   pqxx::connection connection;
-  pqxx::quiet_errorhandler quiet;  // notices go to stderr otherwise; destroyed before the connection
+  pqxx::quiet_errorhandler
+      quiet;  // notices go to stderr otherwise; destroyed before the connection
 };
 
 // Connects; DATABASE_UNAVAILABLE when that fails.

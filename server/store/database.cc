@@ -111,8 +111,7 @@ void Database::Rep::Discard(std::unique_ptr<Connection> connection) {
 }
 
 Database::Rep::Attempt Database::Rep::RunOnce(Connection& connection,
-                                              std::chrono::milliseconds timeout,
-                                              const Body& body) {
+                                              std::chrono::milliseconds timeout, const Body& body) {
   bool committing = false;
   const auto lost = [&](const char* what) -> Attempt {
     if (!committing) return {DatabaseUnavailable(what, *parameters), /*again=*/true, /*lost=*/true};
@@ -136,10 +135,14 @@ Database::Rep::Attempt Database::Rep::RunOnce(Connection& connection,
     return {DatabaseUnavailable(error.what()), /*again=*/true};
   } catch (const pqxx::sql_error& error) {
     switch (ClassifySqlState(error.sqlstate())) {
-      case SqlFailure::kConnectionLost: return lost(error.what());
-      case SqlFailure::kTryAgain: return {SqlErrorStatus(error), /*again=*/true};
-      case SqlFailure::kUnavailable: return {SqlErrorStatus(error), false, /*lost=*/true};
-      case SqlFailure::kOther: return {SqlErrorStatus(error)};
+      case SqlFailure::kConnectionLost:
+        return lost(error.what());
+      case SqlFailure::kTryAgain:
+        return {SqlErrorStatus(error), /*again=*/true};
+      case SqlFailure::kUnavailable:
+        return {SqlErrorStatus(error), false, /*lost=*/true};
+      case SqlFailure::kOther:
+        return {SqlErrorStatus(error)};
     }
     return {SqlErrorStatus(error)};
   } catch (const pqxx::argument_error& error) {
@@ -182,9 +185,10 @@ absl::Status Database::Rep::ApplyNext(bool& done) {
         transaction.exec1("SELECT COALESCE(max(version), 0) FROM schema_migrations")[0].as<int>();
     const auto migrations = Migrations();
     if (applied > std::ssize(migrations)) {
-      return absl::FailedPreconditionError(
-          "the database's schema has version " + std::to_string(applied) +
-          ", this modeld knows up to " + std::to_string(migrations.size()) + ": use a newer modeld");
+      return absl::FailedPreconditionError("the database's schema has version " +
+                                           std::to_string(applied) + ", this modeld knows up to " +
+                                           std::to_string(migrations.size()) +
+                                           ": use a newer modeld");
     }
     done = applied == std::ssize(migrations);
     if (done) return absl::OkStatus();
@@ -205,8 +209,7 @@ absl::Status Database::Migrate() {
   return absl::OkStatus();
 }
 
-absl::Status Database::Transact(
-    const std::function<absl::Status(pqxx::dbtransaction&)>& body) {
+absl::Status Database::Transact(const std::function<absl::Status(pqxx::dbtransaction&)>& body) {
   return rep_->Run(rep_->options.statement_timeout, body);
 }
 

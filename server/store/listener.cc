@@ -78,8 +78,8 @@ absl::StatusOr<Connected> ChangeListener::Rep::ConnectNow(const std::stop_token&
     if (PQstatus(connection.get()) == CONNECTION_BAD || status == PGRES_POLLING_FAILED) {
       return ErrorOf(connection.get());
     }
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
-        deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     if (left.count() <= 0) return DatabaseUnavailable("no connection in time");
     const short events = status == PGRES_POLLING_READING ? POLLIN : POLLOUT;
     const bool ready = WaitFor(connection.get(), events, left);
@@ -95,7 +95,8 @@ absl::Status ChangeListener::Rep::Listen(const std::stop_token& stop, bool& hear
   PQsetNoticeProcessor(c, [](void*, const char*) {}, nullptr);  // stderr otherwise
   if (PQsendQuery(c, "LISTEN modeld") != 1) return ErrorOf(c);
   while (!stop.stop_requested()) {
-    // Only keepalives (connection.cc) end a connection whose server vanished, so that this waits for ever.
+    // Only keepalives (connection.cc) end a connection whose server vanished, so that this waits
+    // for ever.
     if (!WaitFor(c, POLLIN, std::chrono::milliseconds(-1))) continue;
     if (PQconsumeInput(c) != 1) return ErrorOf(c);
     while (PQisBusy(c) == 0) {

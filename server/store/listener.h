@@ -13,7 +13,8 @@ namespace modeld {
 // have (after each connect: notifications in the gap are lost).
 using OnChange = std::function<void(const std::string& what)>;
 
-// One thread; calls `on_change` on it, in order. Reconnects for ever with backoff. The destructor ends it within a second.
+// One thread; calls `on_change` on it, in order. Reconnects for ever with backoff. The destructor
+// ends it within a second.
 class ChangeListener {
  public:
   ChangeListener(const Database::Options& options, OnChange on_change);

@@ -48,7 +48,8 @@ Model ToModel(const pqxx::row& row) {
 }
 
 // What a model's state follows from (core/model.h), each fact as one column. A download, and the
-// download part of a load, counts from its request until it is done, also while it waits to be tried again.
+// download part of a load, counts from its request until it is done, also while it waits to be
+// tried again.
 constexpr char kFactColumns[] =
     " EXISTS (SELECT FROM instances i WHERE i.model_id = m.id AND i.state = 2),"
     " EXISTS (SELECT FROM instances i WHERE i.model_id = m.id AND i.state = 1),"
@@ -78,8 +79,8 @@ ModelView ToView(const pqxx::row& row) {
                                   .copy_complete = fact(4)});
   if (view.state == ModelState::kFailed) {
     const std::string error = row[kColumnCount + 5].as<std::string>();
-    view.error = error.empty() ? absl::InternalError("the last operation failed")
-                               : StatusFromJson(error);
+    view.error =
+        error.empty() ? absl::InternalError("the last operation failed") : StatusFromJson(error);
   }
   return view;
 }
@@ -88,8 +89,8 @@ absl::Status NoModelWithId(int64_t id) {
   return Error(Reason::kModelNotFound, "no model has the id " + std::to_string(id));
 }
 
-// Writes everything of `model` but its identity and times. A location or path that the change left alone keeps
-// its text, so that NULLs and words of another program survive.
+// Writes everything of `model` but its identity and times. A location or path that the change left
+// alone keeps its text, so that NULLs and words of another program survive.
 Model WriteRow(pqxx::dbtransaction& transaction, const Model& before, const Model& model) {
   const bool moved = model.cache_location != before.cache_location;
   const bool new_path = model.cache_path != before.cache_path;
@@ -100,7 +101,8 @@ Model WriteRow(pqxx::dbtransaction& transaction, const Model& before, const Mode
       " snapshot_path = $10, estimated_size_bytes = $11, size_bytes = $12,"
       " allow_patterns = $13::jsonb, ignore_patterns = $14::jsonb,"
       " inspection = NULLIF($15, '')::jsonb, update_time = now()"
-      " WHERE m.id = $1 RETURNING " + Columns(),
+      " WHERE m.id = $1 RETURNING " +
+          Columns(),
       before.id, Text(model.hf_path), Text(model.revision), Text(model.commit),
       model.trust_remote_code, moved, std::string(CacheLocationName(model.cache_location)),
       new_path, Text(model.cache_path), Text(model.snapshot_path), model.estimated_size_bytes,
@@ -119,7 +121,8 @@ absl::StatusOr<Model> ModelsTable::Insert(const Model& model) {
         " trust_remote_code, cache_location, cache_path, snapshot_path, estimated_size_bytes,"
         " size_bytes, allow_patterns, ignore_patterns, inspection)"
         " VALUES ($1, $2, $3, $4, $5, $6, NULLIF($7, ''), $8, $9, $10, $11::jsonb, $12::jsonb,"
-        " NULLIF($13, '')::jsonb) ON CONFLICT (model_name) DO NOTHING RETURNING " + Columns(),
+        " NULLIF($13, '')::jsonb) ON CONFLICT (model_name) DO NOTHING RETURNING " +
+            Columns(),
         Text(model.model_name), Text(model.hf_path), Text(model.revision), Text(model.commit),
         model.trust_remote_code, std::string(CacheLocationName(model.cache_location)),
         Text(model.cache_path), Text(model.snapshot_path), model.estimated_size_bytes,
@@ -218,8 +221,8 @@ absl::Status ModelsTable::Delete(std::string_view model_name) {
     const pqxx::result instances = transaction.exec_params(
         "SELECT instance_id, node_id FROM instances WHERE model_id = $1 LIMIT 1", id);
     if (!instances.empty()) {
-      return Error(Reason::kModelInUse, "model " + quoted + " is loaded on node " +
-                                            instances[0][1].as<std::string>(),
+      return Error(Reason::kModelInUse,
+                   "model " + quoted + " is loaded on node " + instances[0][1].as<std::string>(),
                    {{"instance", instances[0][0].as<std::string>()}});
     }
     const pqxx::result operations = transaction.exec_params(
@@ -237,8 +240,8 @@ absl::Status ModelsTable::Delete(std::string_view model_name) {
 absl::StatusOr<ModelView> ModelsTable::GetView(std::string_view model_name) {
   ModelView view;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
-    const pqxx::result rows = transaction.exec_params(
-        SelectViews() + "WHERE m.model_name = $1", Text(model_name));
+    const pqxx::result rows =
+        transaction.exec_params(SelectViews() + "WHERE m.model_name = $1", Text(model_name));
     if (rows.empty()) return ModelNotFound(model_name);
     view = ToView(rows[0]);
     return absl::OkStatus();
@@ -246,8 +249,7 @@ absl::StatusOr<ModelView> ModelsTable::GetView(std::string_view model_name) {
   return view;
 }
 
-absl::StatusOr<std::vector<ModelView>> ModelsTable::ListViews(std::string_view after,
-                                                              int64_t limit,
+absl::StatusOr<std::vector<ModelView>> ModelsTable::ListViews(std::string_view after, int64_t limit,
                                                               std::optional<ModelState> state) {
   // The rule of the state stands in core alone, so that a filter reads on until the page is full.
   const int64_t batch = state ? std::max<int64_t>(limit, 200) : limit;
@@ -256,10 +258,11 @@ absl::StatusOr<std::vector<ModelView>> ModelsTable::ListViews(std::string_view a
     views.clear();
     std::string cursor = Text(after);
     while (std::ssize(views) < limit) {
-      const pqxx::result rows = transaction.exec_params(
-          SelectViews() + "WHERE m.model_name COLLATE \"C\" > $1"
-                          " ORDER BY m.model_name COLLATE \"C\" LIMIT $2",
-          cursor, batch);
+      const pqxx::result rows =
+          transaction.exec_params(SelectViews() +
+                                      "WHERE m.model_name COLLATE \"C\" > $1"
+                                      " ORDER BY m.model_name COLLATE \"C\" LIMIT $2",
+                                  cursor, batch);
       for (const pqxx::row& row : rows) {
         ModelView view = ToView(row);
         cursor = view.model.model_name;
@@ -280,8 +283,9 @@ absl::StatusOr<std::vector<Model>> ModelsTable::ListByRepo(std::string_view cach
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     models.clear();
     for (const pqxx::row& row : transaction.exec_params(
-             "SELECT " + Columns() + " FROM modelregistry m"
-             " WHERE COALESCE(m.cache_path, '') = $1 AND m.hf_path = $2 ORDER BY m.id",
+             "SELECT " + Columns() +
+                 " FROM modelregistry m"
+                 " WHERE COALESCE(m.cache_path, '') = $1 AND m.hf_path = $2 ORDER BY m.id",
              Text(cache_path), Text(hf_path))) {
       models.push_back(ToModel(row));
     }

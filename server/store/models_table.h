@@ -25,8 +25,9 @@ class ModelsTable {
   // MODEL_NOT_FOUND.
   absl::StatusOr<Model> Get(std::string_view model_name);
   absl::StatusOr<Model> GetById(int64_t id);
-  // Runs `change` on the row, locked, and writes what it left: trust_remote_code, revision, patterns, hf_path,
-  // location, sizes, inspection. An error from `change` is handed on. Gives the new row. MODEL_NOT_FOUND.
+  // Runs `change` on the row, locked, and writes what it left: trust_remote_code, revision,
+  // patterns, hf_path, location, sizes, inspection. An error from `change` is handed on. Gives the
+  // new row. MODEL_NOT_FOUND.
   absl::StatusOr<Model> Update(std::string_view model_name,
                                const std::function<absl::Status(Model&)>& change);
   // Moves the row to a complete snapshot.
@@ -35,8 +36,9 @@ class ModelsTable {
   // Keeps what the hub says of a commit that is not complete yet: commit, inspection, estimate.
   absl::Status SetResolved(int64_t id, std::string_view commit, std::string_view inspection_json,
                            int64_t estimated_size_bytes);
-  // Removes the row and what hangs on it (loads, copies; operations stay readable by name). MODEL_IN_USE when an instance or
-  // an operation that is not final has it on any node; MODEL_NOT_FOUND.
+  // Removes the row and what hangs on it (loads, copies; operations stay readable by name).
+  // MODEL_IN_USE when an instance or an operation that is not final has it on any node;
+  // MODEL_NOT_FOUND.
   absl::Status Delete(std::string_view model_name);
 
   // The row with its computed state and error (contract: first match wins).

@@ -62,9 +62,9 @@ absl::Status LoadsTable::Put(const Load& load) {
 
 absl::Status LoadsTable::SetWanted(int64_t model_id, std::string_view node_id, bool wanted) {
   return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
-    const pqxx::result rows = transaction.exec_params(
-        "UPDATE loads SET wanted = $3 WHERE model_id = $1 AND node_id = $2", model_id,
-        Text(node_id), wanted);
+    const pqxx::result rows =
+        transaction.exec_params("UPDATE loads SET wanted = $3 WHERE model_id = $1 AND node_id = $2",
+                                model_id, Text(node_id), wanted);
     // What was never asked for is not wanted, as it should be; but it cannot become wanted.
     if (rows.affected_rows() == 0 && wanted) {
       return absl::NotFoundError("node " + std::string(node_id) + " has no load of the model " +
@@ -78,11 +78,11 @@ absl::StatusOr<std::vector<Load>> LoadsTable::List(std::string_view node_id) {
   std::vector<Load> loads;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     loads.clear();
-    for (const pqxx::row& row : transaction.exec_params(
-             "SELECT model_id, node_id, commit, spec, pinned, wanted, " +
-                 MicrosecondsSql("last_used_time") +
-                 " FROM loads WHERE node_id = $1 ORDER BY model_id",
-             Text(node_id))) {
+    for (const pqxx::row& row :
+         transaction.exec_params("SELECT model_id, node_id, commit, spec, pinned, wanted, " +
+                                     MicrosecondsSql("last_used_time") +
+                                     " FROM loads WHERE node_id = $1 ORDER BY model_id",
+                                 Text(node_id))) {
       loads.push_back({.model_id = row[0].as<int64_t>(),
                        .node_id = row[1].as<std::string>(),
                        .commit = row[2].as<std::string>(),
@@ -224,9 +224,10 @@ namespace {
 int64_t ReservedByOthers(pqxx::dbtransaction& transaction, std::string_view node_id,
                          std::string_view filesystem, std::string_view except) {
   return transaction
-      .exec_params1("SELECT COALESCE(sum(bytes), 0)::bigint FROM reservations"
-                    " WHERE node_id = $1 AND filesystem = $2 AND operation <> $3",
-                    Text(node_id), Text(filesystem), Text(except))[0]
+      .exec_params1(
+          "SELECT COALESCE(sum(bytes), 0)::bigint FROM reservations"
+          " WHERE node_id = $1 AND filesystem = $2 AND operation <> $3",
+          Text(node_id), Text(filesystem), Text(except))[0]
       .as<int64_t>();
 }
 
@@ -243,8 +244,8 @@ absl::Status ReservationsTable::Reserve(const Request& request) {
     // One at a time for a filesystem, else two would both find the space that is there once.
     transaction.exec_params("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
                             Text(request.node_id) + "/" + Text(request.filesystem));
-    const int64_t others = ReservedByOthers(transaction, request.node_id, request.filesystem,
-                                            request.operation);
+    const int64_t others =
+        ReservedByOthers(transaction, request.node_id, request.filesystem, request.operation);
     const int64_t free_bytes = std::max<int64_t>(0, request.free_bytes - others);
     if (request.bytes > free_bytes) {
       return InsufficientBytes(Reason::kInsufficientDisk, request.where, request.bytes, free_bytes);

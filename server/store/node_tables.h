@@ -13,7 +13,8 @@
 
 namespace modeld {
 
-// All classes here: thread-safe; every method DATABASE_UNAVAILABLE; changes send NOTIFY (listener.h).
+// All classes here: thread-safe; every method DATABASE_UNAVAILABLE; changes send NOTIFY
+// (listener.h).
 
 // Desired: what should be in memory where.
 class LoadsTable {
@@ -66,8 +67,9 @@ class NodesTable {
 class ReservationsTable {
  public:
   explicit ReservationsTable(Database& database) : database_(database) {}
-  // Makes, changes or (0 bytes) removes the reservation of `operation` on `filesystem` (node_id + device number).
-  // INSUFFICIENT_DISK (both figures; `where` is the path to name) when the sum of all would exceed `free_bytes`.
+  // Makes, changes or (0 bytes) removes the reservation of `operation` on `filesystem` (node_id +
+  // device number). INSUFFICIENT_DISK (both figures; `where` is the path to name) when the sum of
+  // all would exceed `free_bytes`.
   struct Request {
     std::string operation;
     std::string node_id;

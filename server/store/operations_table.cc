@@ -107,8 +107,8 @@ absl::Status FencedProgress(pqxx::dbtransaction& transaction, const OperationLea
                 FilesJson(progress.files), std::forward<Parameters>(more)...);
 }
 
-absl::Status Find(pqxx::dbtransaction& transaction, std::string_view name,
-                  std::string_view locking, Operation& out) {
+absl::Status Find(pqxx::dbtransaction& transaction, std::string_view name, std::string_view locking,
+                  Operation& out) {
   const pqxx::result rows = transaction.exec_params(
       "SELECT " + Columns() + " FROM operations o WHERE o.name = $1" + std::string(locking),
       Text(name));
@@ -135,7 +135,8 @@ absl::Status Insert(pqxx::dbtransaction& transaction, const Operation& operation
       " state, phase, bytes_done, bytes_total, files_done, files_total, files, error, end_time)"
       " VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7, $8::smallint, $9, $10, $11, $12, $13,"
       " $14::jsonb, NULLIF($15, '')::jsonb, CASE WHEN $8::smallint IN (4, 5, 6) THEN now() END)"
-      " RETURNING " + Columns(),
+      " RETURNING " +
+          Columns(),
       Text(operation.name), static_cast<int>(operation.kind), operation.model_id, model_name,
       Text(operation.node_id), OperationSpecJson(operation.spec), operation.spec.priority,
       static_cast<int>(operation.state), static_cast<int>(progress.phase), progress.bytes_done,
@@ -153,20 +154,19 @@ constexpr char kSetLetGo[] =
 
 }  // namespace
 
-absl::StatusOr<Operation> OperationsTable::Start(const Operation& operation,
-                                                 const Decide& decide) {
+absl::StatusOr<Operation> OperationsTable::Start(const Operation& operation, const Decide& decide) {
   Operation started;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     const pqxx::result models = transaction.exec_params(
-        "SELECT model_name FROM modelregistry WHERE id = $1 FOR NO KEY UPDATE",
-        operation.model_id);
+        "SELECT model_name FROM modelregistry WHERE id = $1 FOR NO KEY UPDATE", operation.model_id);
     if (models.empty()) return ModelNotFound(operation.model_name);
 
     std::vector<Operation> active;
-    for (const pqxx::row& row : transaction.exec_params(
-             "SELECT " + Columns() + " FROM operations o WHERE o.model_id = $1"
-             " AND o.node_id = $2 AND o.state IN (1, 2, 3) ORDER BY o.id",
-             operation.model_id, Text(operation.node_id))) {
+    for (const pqxx::row& row :
+         transaction.exec_params("SELECT " + Columns() +
+                                     " FROM operations o WHERE o.model_id = $1"
+                                     " AND o.node_id = $2 AND o.state IN (1, 2, 3) ORDER BY o.id",
+                                 operation.model_id, Text(operation.node_id))) {
       active.push_back(ToOperation(row));
     }
     ASSIGN_OR_RETURN(const Decision decision, decide(active));
@@ -185,8 +185,9 @@ absl::StatusOr<Operation> OperationsTable::Get(std::string_view name) {
   return operation;
 }
 
-absl::StatusOr<std::vector<Operation>> OperationsTable::List(
-    std::optional<std::string> model_name, std::string_view before, int64_t limit) {
+absl::StatusOr<std::vector<Operation>> OperationsTable::List(std::optional<std::string> model_name,
+                                                             std::string_view before,
+                                                             int64_t limit) {
   std::vector<Operation> operations;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     operations.clear();
@@ -198,8 +199,9 @@ absl::StatusOr<std::vector<Operation>> OperationsTable::List(
       before_id = rows[0][0].as<int64_t>();
     }
     for (const pqxx::row& row : transaction.exec_params(
-             "SELECT " + Columns() + " FROM operations o WHERE o.id < $1"
-             " AND ($2 OR o.model_name = $3) ORDER BY o.id DESC LIMIT $4",
+             "SELECT " + Columns() +
+                 " FROM operations o WHERE o.id < $1"
+                 " AND ($2 OR o.model_name = $3) ORDER BY o.id DESC LIMIT $4",
              before_id, !model_name.has_value(), Text(model_name.value_or("")), limit)) {
       operations.push_back(ToOperation(row));
     }
@@ -222,7 +224,8 @@ absl::StatusOr<std::vector<Operation>> OperationsTable::Claim(std::string_view n
              " o AS (UPDATE operations SET state = 2, owner = $1, epoch = epoch + 1,"
              "   lease_until = clock_timestamp() + $3::bigint * interval '1 second'"
              "   WHERE id IN (SELECT id FROM due) RETURNING *)"
-             " SELECT " + Columns() + " FROM o ORDER BY o.priority DESC, o.id",
+             " SELECT " +
+                 Columns() + " FROM o ORDER BY o.priority DESC, o.id",
              Text(node_id), limit, static_cast<int64_t>(lease.count()))) {
       claimed.push_back(ToOperation(row));
     }
@@ -234,10 +237,11 @@ absl::StatusOr<std::vector<Operation>> OperationsTable::Claim(std::string_view n
 absl::Status OperationsTable::Reclaim(std::string_view node_id) {
   return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     transaction.exec_params(
-        "WITH o AS (UPDATE operations o SET" + std::string(kSetLetGo) + ", due_time = now(),"
-        " error = CASE WHEN o.cancel_requested THEN $2::jsonb ELSE o.error END"
-        " WHERE o.node_id = $1 AND o.state = 2 RETURNING o.name, o.state)"
-        " DELETE FROM reservations r USING o WHERE r.operation = o.name AND o.state = 6",
+        "WITH o AS (UPDATE operations o SET" + std::string(kSetLetGo) +
+            ", due_time = now(),"
+            " error = CASE WHEN o.cancel_requested THEN $2::jsonb ELSE o.error END"
+            " WHERE o.node_id = $1 AND o.state = 2 RETURNING o.name, o.state)"
+            " DELETE FROM reservations r USING o WHERE r.operation = o.name AND o.state = 6",
         Text(node_id), CancelledText());
     return absl::OkStatus();
   });
@@ -248,7 +252,8 @@ absl::Status OperationsTable::Renew(const OperationLease& lease, std::chrono::se
     pqxx::result rows;
     return Fenced(transaction, lease,
                   std::string("UPDATE operations o SET lease_until ="
-                              " clock_timestamp() + $4::bigint * interval '1 second'") + kFence,
+                              " clock_timestamp() + $4::bigint * interval '1 second'") +
+                      kFence,
                   rows, static_cast<int64_t>(by.count()));
   });
 }
@@ -258,12 +263,12 @@ absl::StatusOr<OperationsTable::Wishes> OperationsTable::WriteProgress(
   Wishes wishes;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     pqxx::result rows;
-    RETURN_IF_ERROR(FencedProgress(
-        transaction, lease, progress,
-        std::string("UPDATE operations o SET") + kSetProgress +
-            ", lease_until = clock_timestamp() + $12::bigint * interval '1 second'" + kFence +
-            " RETURNING o.cancel_requested, o.pause_requested",
-        rows, static_cast<int64_t>(kProgressLease.count())));
+    RETURN_IF_ERROR(
+        FencedProgress(transaction, lease, progress,
+                       std::string("UPDATE operations o SET") + kSetProgress +
+                           ", lease_until = clock_timestamp() + $12::bigint * interval '1 second'" +
+                           kFence + " RETURNING o.cancel_requested, o.pause_requested",
+                       rows, static_cast<int64_t>(kProgressLease.count())));
     wishes = {.cancel = rows[0][0].as<bool>(), .pause = rows[0][1].as<bool>()};
     return absl::OkStatus();
   }));
@@ -271,17 +276,17 @@ absl::StatusOr<OperationsTable::Wishes> OperationsTable::WriteProgress(
 }
 
 absl::Status OperationsTable::Finish(const OperationLease& lease, OperationState state,
-                                     const absl::Status& error,
-                                     const OperationProgress& progress) {
+                                     const absl::Status& error, const OperationProgress& progress) {
   MODELD_CHECK(IsFinal(state), "an operation is finished with a final state");
   return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     pqxx::result rows;
-    RETURN_IF_ERROR(FencedProgress(
-        transaction, lease, progress,
-        std::string("UPDATE operations o SET") + kSetProgress +
-            ", state = $12, error = NULLIF($13, '')::jsonb, end_time = now(),"
-            " pause_requested = false, owner = '', lease_until = NULL" + kFence,
-        rows, static_cast<int>(state), ErrorText(error)));
+    RETURN_IF_ERROR(
+        FencedProgress(transaction, lease, progress,
+                       std::string("UPDATE operations o SET") + kSetProgress +
+                           ", state = $12, error = NULLIF($13, '')::jsonb, end_time = now(),"
+                           " pause_requested = false, owner = '', lease_until = NULL" +
+                           kFence,
+                       rows, static_cast<int>(state), ErrorText(error)));
     transaction.exec_params("DELETE FROM reservations WHERE operation = $1", Text(lease.name));
     return absl::OkStatus();
   });
@@ -311,7 +316,8 @@ absl::Status OperationsTable::Pause(const OperationLease& lease) {
     return Fenced(transaction, lease,
                   std::string("UPDATE operations o SET state = 3, pause_requested = false,"
                               " bytes_per_second = 0, eta_ms = NULL, owner = '',"
-                              " lease_until = NULL") + kFence,
+                              " lease_until = NULL") +
+                      kFence,
                   rows);
   });
 }
@@ -326,7 +332,8 @@ absl::StatusOr<Operation> OperationsTable::RequestCancel(std::string_view name) 
     }
     const pqxx::row row = transaction.exec_params1(
         "UPDATE operations o SET state = 6, cancel_requested = true, end_time = now(),"
-        " error = $2::jsonb WHERE o.name = $1 RETURNING " + Columns(),
+        " error = $2::jsonb WHERE o.name = $1 RETURNING " +
+            Columns(),
         operation.name, CancelledText());
     operation = ToOperation(row);
     transaction.exec_params("DELETE FROM reservations WHERE operation = $1", operation.name);
@@ -340,11 +347,14 @@ absl::StatusOr<Operation> OperationsTable::RequestPause(std::string_view name) {
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     RETURN_IF_ERROR(Find(transaction, name, " FOR NO KEY UPDATE", operation));
     switch (operation.state) {
-      case OperationState::kPaused: return absl::OkStatus();
-      case OperationState::kPending: return Change(transaction, "state = 3", operation);
+      case OperationState::kPaused:
+        return absl::OkStatus();
+      case OperationState::kPending:
+        return Change(transaction, "state = 3", operation);
       case OperationState::kRunning:
         return Change(transaction, "pause_requested = true", operation);
-      default: return NotActive(operation, "pause");
+      default:
+        return NotActive(operation, "pause");
     }
   }));
   return operation;

@@ -23,34 +23,36 @@ struct OperationLease {
   int64_t epoch = 0;
 };
 
-// Thread-safe. Every method: DATABASE_UNAVAILABLE. Every change sends NOTIFY (listener.h). Methods that take a
-// lease write with `WHERE name = .. AND owner = .. AND epoch = ..`; ABORTED means the lease is lost: stop.
+// Thread-safe. Every method: DATABASE_UNAVAILABLE. Every change sends NOTIFY (listener.h). Methods
+// that take a lease write with `WHERE name = .. AND owner = .. AND epoch = ..`; ABORTED means the
+// lease is lost: stop.
 class OperationsTable {
  public:
   explicit OperationsTable(Database& database) : database_(database) {}
 
-  // Decides, with the model's row locked, what becomes of a request. `active` are the model's operations
-  // on the same node that are not final, oldest first.
+  // Decides, with the model's row locked, what becomes of a request. `active` are the model's
+  // operations on the same node that are not final, oldest first.
   struct Decision {
     std::optional<std::string> join;  // answer with this active operation
     bool insert = false;              // else make the new one
   };
-  using Decide =
-      std::function<absl::StatusOr<Decision>(const std::vector<Operation>& active)>;
-  // The operation that serves the request; `operation` (state as given, usually PENDING) is inserted when `decide` says so.
-  // MODEL_NOT_FOUND when the row is gone; an error from `decide` is handed on.
+  using Decide = std::function<absl::StatusOr<Decision>(const std::vector<Operation>& active)>;
+  // The operation that serves the request; `operation` (state as given, usually PENDING) is
+  // inserted when `decide` says so. MODEL_NOT_FOUND when the row is gone; an error from `decide` is
+  // handed on.
   absl::StatusOr<Operation> Start(const Operation& operation, const Decide& decide);
 
   absl::StatusOr<Operation> Get(std::string_view name);  // OPERATION_NOT_FOUND
-  // Newest first; `before` is the last name of the page before, or empty. Of one model when `model_name` is given.
+  // Newest first; `before` is the last name of the page before, or empty. Of one model when
+  // `model_name` is given.
   absl::StatusOr<std::vector<Operation>> List(std::optional<std::string> model_name,
                                               std::string_view before, int64_t limit);
 
-  // Takes up to `limit` operations of `node_id` that may run now (PENDING and due, or RUNNING with a
-  // lapsed lease), by priority and age: RUNNING, epoch + 1, leased for `lease` by the database's
+  // Takes up to `limit` operations of `node_id` that may run now (PENDING and due, or RUNNING with
+  // a lapsed lease), by priority and age: RUNNING, epoch + 1, leased for `lease` by the database's
   // clock. FOR UPDATE SKIP LOCKED.
-  absl::StatusOr<std::vector<Operation>> Claim(std::string_view node_id,
-                                               std::chrono::seconds lease, int64_t limit);
+  absl::StatusOr<std::vector<Operation>> Claim(std::string_view node_id, std::chrono::seconds lease,
+                                               int64_t limit);
   // At start: what this node left RUNNING becomes PENDING at once.
   absl::Status Reclaim(std::string_view node_id);
   absl::Status Renew(const OperationLease& lease, std::chrono::seconds by);
@@ -61,7 +63,8 @@ class OperationsTable {
   };
   absl::StatusOr<Wishes> WriteProgress(const OperationLease& lease,
                                        const OperationProgress& progress);
-  // Ends it; `error` is OK for SUCCEEDED. Also writes the last progress and gives its reservation back.
+  // Ends it; `error` is OK for SUCCEEDED. Also writes the last progress and gives its reservation
+  // back.
   absl::Status Finish(const OperationLease& lease, OperationState state, const absl::Status& error,
                       const OperationProgress& progress);
   // Back to PENDING, due after `delay` (by the database's clock); or to PAUSED.

@@ -278,10 +278,7 @@ def make(name):
     config, dtype, shards = REPOSITORIES[name]
     folder = ROOT / name
     generator = torch.Generator().manual_seed(7)
-    prompts = [
-        torch.randint(3, VOCAB, (length,), generator=generator).tolist()
-        for length in PROMPT_LENGTHS
-    ]
+    prompts = [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
     for seed in range(200):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -3,11 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <map>
-#include <regex>
 #include <set>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace modeld {
@@ -68,7 +71,8 @@ void Fill(Metrics& metrics) {
   metrics.download_bytes_per_second.Add({{"model", "m"}}).Set(1);
   metrics.download_remaining_bytes.Add({{"model", "m"}}).Set(1);
   metrics.download_duration_seconds.Add({{"result", "ok"}}, TransferBuckets()).Observe(1);
-  metrics.load_duration_seconds.Add({{"model", "m"}, {"result", "ok"}}, TransferBuckets()).Observe(1);
+  metrics.load_duration_seconds.Add({{"model", "m"}, {"result", "ok"}}, TransferBuckets())
+      .Observe(1);
   metrics.cache_free_bytes.Add({{"cache", "primary"}}).Set(1);
   metrics.cache_size_bytes.Add({{"cache", "primary"}}).Set(1);
   metrics.cache_used_bytes.Add({{"cache", "primary"}}).Set(1);
@@ -78,16 +82,19 @@ void Fill(Metrics& metrics) {
   metrics.model_memory_bytes.Add({{"node", "n"}, {"device", "cpu"}, {"model", "m"}}).Set(1);
   metrics.models.Add({{"state", "ready"}}).Set(1);
   metrics.instances.Add({{"state", "ready"}}).Set(1);
-  metrics.inference_requests.Add({{"model", "m"}, {"method", "Chat"}, {"finish_reason", "stop"}}).Increment();
+  metrics.inference_requests.Add({{"model", "m"}, {"method", "Chat"}, {"finish_reason", "stop"}})
+      .Increment();
   metrics.inference_tokens.Add({{"model", "m"}, {"kind", "prompt"}}).Increment();
   metrics.inference_active.Add({{"model", "m"}}).Set(1);
   metrics.inference_waiting.Add({{"model", "m"}}).Set(1);
   metrics.kv_cache_used_ratio.Add({{"model", "m"}}).Set(0.5);
   metrics.time_to_first_token_seconds.Add({{"model", "m"}}, TimeToFirstTokenBuckets()).Observe(1);
   metrics.inter_token_seconds.Add({{"model", "m"}}, InterTokenBuckets()).Observe(1);
-  metrics.request_duration_seconds.Add({{"model", "m"}, {"method", "Chat"}}, RequestBuckets()).Observe(1);
+  metrics.request_duration_seconds.Add({{"model", "m"}, {"method", "Chat"}}, RequestBuckets())
+      .Observe(1);
   metrics.grpc_server_handled.Add({{"service", "s"}, {"method", "x"}, {"code", "OK"}}).Increment();
-  metrics.grpc_server_duration_seconds.Add({{"service", "s"}, {"method", "x"}}, GrpcBuckets()).Observe(1);
+  metrics.grpc_server_duration_seconds.Add({{"service", "s"}, {"method", "x"}}, GrpcBuckets())
+      .Observe(1);
   metrics.build_info.Add({{"version", "0"}, {"commit", "c"}, {"libtorch", "t"}}).Set(1);
 }
 
@@ -105,31 +112,75 @@ struct Exposition {
   std::vector<std::string> unread;  // lines that are no Prometheus text
 };
 
+// Takes a metric's or label's name from the front of `text`; empty when there is none.
+std::string TakeName(std::string_view& text) {
+  size_t length = 0;
+  while (length < text.size() && (std::isalnum(static_cast<unsigned char>(text[length])) != 0 ||
+                                  text[length] == '_' || text[length] == ':')) {
+    ++length;
+  }
+  const std::string name(text.substr(0, length));
+  text.remove_prefix(length);
+  return name.empty() || std::isdigit(static_cast<unsigned char>(name[0])) != 0 ? "" : name;
+}
+
+bool Take(std::string_view expected, std::string_view& text) {
+  if (!text.starts_with(expected)) return false;
+  text.remove_prefix(expected.size());
+  return true;
+}
+
+// A quoted value with the escapes \\, \" and \n, and no others.
+bool TakeQuoted(std::string_view& text, std::string& value) {
+  if (!Take("\"", text)) return false;
+  while (!text.empty() && text[0] != '"') {
+    if (text[0] == '\\') {
+      text.remove_prefix(1);
+      if (text.empty() || std::string_view("\\\"n").find(text[0]) == std::string_view::npos)
+        return false;
+    }
+    value += text[0];
+    text.remove_prefix(1);
+  }
+  return Take("\"", text);
+}
+
+bool ParseSample(std::string_view line, Sample& sample) {
+  sample.name = TakeName(line);
+  if (sample.name.empty()) return false;
+  if (Take("{", line)) {
+    do {
+      const std::string label = TakeName(line);
+      if (label.empty() || !Take("=", line) || !TakeQuoted(line, sample.labels[label]))
+        return false;
+    } while (Take(",", line));
+    if (!Take("}", line)) return false;
+  }
+  if (!Take(" ", line)) return false;
+  const std::string number(line);
+  char* end = nullptr;
+  sample.value = std::strtod(number.c_str(), &end);
+  return !number.empty() && *end == '\0';
+}
+
 // https://prometheus.io/docs/instrumenting/exposition_formats/
 Exposition Parse(const std::string& text) {
-  static const std::regex kType(R"(# TYPE ([a-zA-Z_:][a-zA-Z0-9_:]*) (counter|gauge|histogram))");
-  static const std::regex kHelp(R"(# HELP ([a-zA-Z_:][a-zA-Z0-9_:]*) .+)");
-  static const std::regex kSample(
-      R"re(([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([0-9.eE+-]+|\+Inf|NaN))re");
-  static const std::regex kLabel(R"re(([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)",?)re");
   Exposition found;
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
-    std::smatch match;
     if (line.empty()) continue;
-    if (std::regex_match(line, match, kType)) {
-      found.types[match[1]] = match[2];
-    } else if (std::regex_match(line, match, kHelp)) {
-      found.helped.insert(match[1]);
-    } else if (std::regex_match(line, match, kSample)) {
-      Sample sample{match[1], {}, match[3] == "+Inf" ? 1e308 : std::stod(match[3])};
-      std::string labels = match[2];
-      std::smatch label;
-      while (std::regex_search(labels, label, kLabel, std::regex_constants::match_continuous)) {
-        sample.labels[label[1]] = label[2];
-        labels = label.suffix();
-      }
-      if (!labels.empty()) found.unread.push_back(line);
+    std::string_view rest = line;
+    Sample sample;
+    if (Take("# TYPE ", rest)) {
+      const std::string name = TakeName(rest);
+      const bool known = rest == " counter" || rest == " gauge" || rest == " histogram";
+      if (!known || name.empty()) found.unread.push_back(line);
+      found.types[name] = rest.substr(1);
+    } else if (Take("# HELP ", rest)) {
+      const std::string name = TakeName(rest);
+      if (rest.size() < 2) found.unread.push_back(line);
+      found.helped.insert(name);
+    } else if (ParseSample(line, sample)) {
       found.samples.push_back(sample);
     } else {
       found.unread.push_back(line);
@@ -165,7 +216,8 @@ TEST(MetricsTest, EveryFamilyHasTheContractsNameTypeAndLabels) {
 TEST(MetricsTest, ScrapeIsPrometheusText) {
   Metrics metrics;
   Fill(metrics);
-  metrics.download_bytes.Add({{"model", "quote\" back\\slash\nline"}, {"cache", "primary"}}).Increment();
+  metrics.download_bytes.Add({{"model", "quote\" back\\slash\nline"}, {"cache", "primary"}})
+      .Increment();
 
   const Exposition text = Parse(metrics.Scrape());
 

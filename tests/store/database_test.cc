@@ -1,8 +1,7 @@
 #include "server/store/database.h"
 
-#include <pqxx/pqxx>
-
 #include <latch>
+#include <pqxx/pqxx>
 #include <thread>
 #include <vector>
 
@@ -47,8 +46,9 @@ TEST_F(StoreTest, StatementThatTakesTooLongIsUnavailable) {
 
 TEST_F(StoreTest, LostSessionIsReplacedWithinTheCall) {
   ASSERT_THAT(SelectOne(database_), IsOk());
-  RunSql(url_, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-               " WHERE datname = current_database() AND pid <> pg_backend_pid()");
+  RunSql(url_,
+         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+         " WHERE datname = current_database() AND pid <> pg_backend_pid()");
 
   EXPECT_THAT(SelectOne(database_), IsOk());
 }
@@ -95,8 +95,9 @@ TEST_F(StoreTest, MoreThreadsThanConnectionsTakeTurns) {
   }
 
   for (const absl::Status& status : statuses) EXPECT_THAT(status, IsOk());
-  EXPECT_EQ(RunSql(url_, "SELECT count(*) <= 3 FROM pg_stat_activity"
-                         " WHERE datname = current_database() AND application_name = 'modeld'"),
+  EXPECT_EQ(RunSql(url_,
+                   "SELECT count(*) <= 3 FROM pg_stat_activity"
+                   " WHERE datname = current_database() AND application_name = 'modeld'"),
             "t\n");
 }
 
@@ -122,7 +123,8 @@ TEST(DatabaseTest, CallsFailWhileTheServerIsAwayAndWorkWhenItIsBack) {
   EXPECT_TRUE(database.up());
 }
 
-// The server asks nobody for a password here; a folder without a server makes libpq say all it knows.
+// The server asks nobody for a password here; a folder without a server makes libpq say all it
+// knows.
 TEST(DatabaseTest, PasswordIsNeverInAnError) {
   Database apart({.url = "postgresql://me@/db?host=/nonexistent/s3cret", .password = "s3cret"});
   Database inside({.url = "postgresql://me:s3cret@/db?host=/nonexistent/s3cret"});

@@ -106,8 +106,9 @@ TEST_F(ListenerTest, EndlessNameIsToldAsAnything) {
   ChangeListener listener(database_.options(), heard_.Callback());
   ASSERT_EQ(heard_.Next(), "");
 
-  RunSql(url_, "INSERT INTO modelregistry (model_name, hf_path)"
-               " SELECT repeat('long', 2500), 'o/m'");
+  RunSql(url_,
+         "INSERT INTO modelregistry (model_name, hf_path)"
+         " SELECT repeat('long', 2500), 'o/m'");
 
   EXPECT_EQ(heard_.Next(), "");
 }

@@ -28,8 +28,9 @@ class MigrationsTest : public testing::Test {
 TEST_F(MigrationsTest, EmptyDatabaseGetsTheWholeSchema) {
   ASSERT_THAT(database_.Migrate(), IsOk());
 
-  EXPECT_EQ(RunSql(url_, "SELECT string_agg(table_name, ',' ORDER BY table_name)"
-                         " FROM information_schema.tables WHERE table_schema = 'public'"),
+  EXPECT_EQ(RunSql(url_,
+                   "SELECT string_agg(table_name, ',' ORDER BY table_name)"
+                   " FROM information_schema.tables WHERE table_schema = 'public'"),
             "copies,instances,loads,modelregistry,nodes,operations,reservations,"
             "schema_migrations\n");
   EXPECT_EQ(RunSql(url_, "SELECT max(version), count(*) FROM schema_migrations"),
@@ -73,17 +74,19 @@ TEST_F(MigrationsTest, PredecessorsTableIsAdoptedWithItsRows) {
   ASSERT_THAT(odd, IsOk());
   EXPECT_EQ(odd->cache_location, CacheLocation::kCustom);
   EXPECT_EQ(odd->cache_path, "/tape");
-  EXPECT_EQ(RunSql(url_, "SELECT cache_location, cache_path IS NULL FROM modelregistry"
-                         " WHERE model_name IN ('odd', 'bare') ORDER BY model_name"),
+  EXPECT_EQ(RunSql(url_,
+                   "SELECT cache_location, cache_path IS NULL FROM modelregistry"
+                   " WHERE model_name IN ('odd', 'bare') ORDER BY model_name"),
             "primary|t\ntape|f\n");
 }
 
 TEST_F(MigrationsTest, PredecessorsColumnTypesStay) {
   RunSql(url_, kPredecessor);
-  const char* types = "SELECT string_agg(column_name || ' ' || data_type, ',' ORDER BY column_name)"
-                      " FROM information_schema.columns WHERE table_name = 'modelregistry'"
-                      " AND column_name IN ('id', 'model_name', 'hf_path', 'trust_remote_code',"
-                      " 'cache_location', 'cache_path', 'estimated_size_mb', 'created_at')";
+  const char* types =
+      "SELECT string_agg(column_name || ' ' || data_type, ',' ORDER BY column_name)"
+      " FROM information_schema.columns WHERE table_name = 'modelregistry'"
+      " AND column_name IN ('id', 'model_name', 'hf_path', 'trust_remote_code',"
+      " 'cache_location', 'cache_path', 'estimated_size_mb', 'created_at')";
   const std::string before = RunSql(url_, types);
 
   ASSERT_THAT(database_.Migrate(), IsOk());
@@ -91,7 +94,8 @@ TEST_F(MigrationsTest, PredecessorsColumnTypesStay) {
   EXPECT_EQ(RunSql(url_, types), before);
 }
 
-// created_at is NOT NULL without a default: the predecessor's Python fills it in, and we do not know it.
+// created_at is NOT NULL without a default: the predecessor's Python fills it in, and we do not
+// know it.
 TEST_F(MigrationsTest, AdoptedTableTakesNewModels) {
   RunSql(url_, kPredecessor);
   ASSERT_THAT(database_.Migrate(), IsOk());
@@ -101,17 +105,19 @@ TEST_F(MigrationsTest, AdoptedTableTakesNewModels) {
 
 TEST_F(MigrationsTest, DuplicateNamesAreReportedAndNothingChanges) {
   RunSql(url_, kPredecessor);
-  RunSql(url_,
-         "INSERT INTO modelregistry (model_name, hf_path, created_at) VALUES ('twin', 'a/a', now()),"
-         " ('twin', 'b/b', now()), ('single', 'c/c', now())");
+  RunSql(
+      url_,
+      "INSERT INTO modelregistry (model_name, hf_path, created_at) VALUES ('twin', 'a/a', now()),"
+      " ('twin', 'b/b', now()), ('single', 'c/c', now())");
 
   const absl::Status status = database_.Migrate();
 
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kFailedPrecondition));
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("\"twin\" (2 rows)"), Not(HasSubstr("single"))));
-  EXPECT_EQ(RunSql(url_, "SELECT count(*) FROM information_schema.columns"
-                         " WHERE table_name = 'modelregistry'"),
+  EXPECT_EQ(RunSql(url_,
+                   "SELECT count(*) FROM information_schema.columns"
+                   " WHERE table_name = 'modelregistry'"),
             "8\n");
 }
 

@@ -30,7 +30,9 @@ class ModelsTableTest : public StoreTest {
   }
 
   Instance InstanceOf(const Model& model, InstanceState state) {
-    return {.instance_id = "i-" + model.model_name, .model_id = model.id, .node_id = "node-a",
+    return {.instance_id = "i-" + model.model_name,
+            .model_id = model.id,
+            .node_id = "node-a",
             .state = state};
   }
 
@@ -91,7 +93,8 @@ TEST_F(ModelsTableTest, UnknownModelsAreNotFound) {
 }
 
 TEST_F(ModelsTableTest, NamesAreDataAndNeverSql) {
-  const std::string hostile[] = {"'; DROP TABLE modelregistry; --", "a\"b\\c", "$1", "%s%n", "ä€😀"};
+  const std::string hostile[] = {"'; DROP TABLE modelregistry; --", "a\"b\\c", "$1", "%s%n",
+                                 "ä€😀"};
   for (const std::string& name : hostile) {
     ASSERT_THAT(models_.Insert({.model_name = name, .hf_path = name}), IsOk()) << name;
     const absl::StatusOr<Model> found = models_.Get(name);
@@ -145,13 +148,16 @@ TEST_F(ModelsTableTest, RefusedChangeWritesNothing) {
 }
 
 TEST_F(ModelsTableTest, UpdateKeepsALocationThatOnlyAnotherProgramKnows) {
-  RunSql(url_, "INSERT INTO modelregistry (model_name, hf_path, cache_location)"
-               " VALUES ('m', 'o/m', 'tape')");
+  RunSql(url_,
+         "INSERT INTO modelregistry (model_name, hf_path, cache_location)"
+         " VALUES ('m', 'o/m', 'tape')");
 
-  ASSERT_THAT(models_.Update("m", [](Model& model) {
-    model.revision = "dev";
-    return absl::OkStatus();
-  }), IsOk());
+  ASSERT_THAT(models_.Update("m",
+                             [](Model& model) {
+                               model.revision = "dev";
+                               return absl::OkStatus();
+                             }),
+              IsOk());
 
   EXPECT_EQ(RunSql(url_, "SELECT cache_location, cache_path IS NULL FROM modelregistry"),
             "tape|t\n");
@@ -163,10 +169,12 @@ TEST_F(ModelsTableTest, ConcurrentUpdatesAreNotLost) {
     std::vector<std::jthread> threads;
     for (int i = 0; i < 8; ++i) {
       threads.emplace_back([&] {
-        EXPECT_THAT(models_.Update("m", [](Model& model) {
-          model.estimated_size_bytes += 1;
-          return absl::OkStatus();
-        }), IsOk());
+        EXPECT_THAT(models_.Update("m",
+                                   [](Model& model) {
+                                     model.estimated_size_bytes += 1;
+                                     return absl::OkStatus();
+                                   }),
+                    IsOk());
       });
     }
   }
@@ -224,11 +232,14 @@ TEST_F(ModelsTableTest, StateIsTheFirstRuleThatHolds) {
   EXPECT_EQ(StateOf(model), ModelState::kRegistered);
 
   ASSERT_THAT(models_.SetSnapshot(model.id, "main", kCommit, "/s", 1), IsOk());
-  ASSERT_THAT(copies_.Put({.model_id = model.id, .node_id = "node-b", .commit = kOtherCommit,
-                           .complete = true}), IsOk());
+  ASSERT_THAT(
+      copies_.Put(
+          {.model_id = model.id, .node_id = "node-b", .commit = kOtherCommit, .complete = true}),
+      IsOk());
   EXPECT_EQ(StateOf(model), ModelState::kRegistered);
-  ASSERT_THAT(copies_.Put({.model_id = model.id, .node_id = "node-b", .commit = kCommit,
-                           .complete = true}), IsOk());
+  ASSERT_THAT(
+      copies_.Put({.model_id = model.id, .node_id = "node-b", .commit = kCommit, .complete = true}),
+      IsOk());
   EXPECT_EQ(StateOf(model), ModelState::kDownloaded);
 
   FinishOne(model, OperationState::kFailed, Error(Reason::kHubRepoNotFound, "gone"));
@@ -279,8 +290,9 @@ TEST_F(ModelsTableTest, PagesAreInByteOrderAndLeaveNothingOut) {
 }
 
 TEST_F(ModelsTableTest, PagesOfOneStateAreFull) {
-  RunSql(url_, "INSERT INTO modelregistry (model_name, hf_path)"
-               " SELECT 'n' || g, 'o/n' FROM generate_series(1000, 1449) g");
+  RunSql(url_,
+         "INSERT INTO modelregistry (model_name, hf_path)"
+         " SELECT 'n' || g, 'o/n' FROM generate_series(1000, 1449) g");
   for (const char* name : {"n1003", "n1299", "n1449"}) {
     const absl::StatusOr<Model> model = models_.Get(name);
     ASSERT_THAT(model, IsOk());

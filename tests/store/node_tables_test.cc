@@ -16,7 +16,9 @@ TEST_F(NodeTablesTest, LoadComesBackAsItWasAndIsReplaced) {
   const Model model = InsertModel("m");
   const TimePoint used{std::chrono::microseconds(1'700'000'000'123'456)};
   Load load{.model_id = model.id, .node_id = "node-a", .commit = "c1", .pinned = true};
-  load.spec = {.dtype = "float32", .device_map = "", .device_map_entries = {{"lm_head", "cpu"}},
+  load.spec = {.dtype = "float32",
+               .device_map = "",
+               .device_map_entries = {{"lm_head", "cpu"}},
                .max_context = 2048};
   load.last_used_time = used;
   ASSERT_THAT(loads_.Put(load), IsOk());
@@ -55,9 +57,14 @@ TEST_F(NodeTablesTest, RowsOfAnUnknownModelAreRefused) {
 
 TEST_F(NodeTablesTest, CopyOfEachCommitIsKept) {
   const Model model = InsertModel("m");
-  Copy copy{.model_id = model.id, .node_id = "node-a", .cache_path = "/c", .commit = "c1",
-            .snapshot_path = "/c/s/c1", .filter = {.ignore_patterns = {"*.bin"}},
-            .complete = true, .size_bytes = 7};
+  Copy copy{.model_id = model.id,
+            .node_id = "node-a",
+            .cache_path = "/c",
+            .commit = "c1",
+            .snapshot_path = "/c/s/c1",
+            .filter = {.ignore_patterns = {"*.bin"}},
+            .complete = true,
+            .size_bytes = 7};
   ASSERT_THAT(copies_.Put(copy), IsOk());
   copy.commit = "c2";
   copy.complete = false;
@@ -94,10 +101,17 @@ TEST_F(NodeTablesTest, CopiesOfOneNodeAreDeleted) {
 
 TEST_F(NodeTablesTest, InstanceComesBackAsItWas) {
   const Model model = InsertModel("m");
-  Instance instance{.instance_id = "i1", .model_id = model.id, .node_id = "node-a", .pid = 4711,
-                    .commit = "c1", .spec = {.dtype = "float32"},
-                    .devices = {{.device = "cpu", .weights_bytes = 1, .kv_cache_bytes = 2,
-                                 .workspace_bytes = 3, .slack_bytes = 4}}};
+  Instance instance{.instance_id = "i1",
+                    .model_id = model.id,
+                    .node_id = "node-a",
+                    .pid = 4711,
+                    .commit = "c1",
+                    .spec = {.dtype = "float32"},
+                    .devices = {{.device = "cpu",
+                                 .weights_bytes = 1,
+                                 .kv_cache_bytes = 2,
+                                 .workspace_bytes = 3,
+                                 .slack_bytes = 4}}};
   ASSERT_THAT(instances_.Put(instance), IsOk());
   instance.state = InstanceState::kReady;
   instance.load_seconds = 1.5;
@@ -125,8 +139,10 @@ TEST_F(NodeTablesTest, InstanceComesBackAsItWas) {
 TEST_F(NodeTablesTest, InstancesGoSinglyOrWithTheirNode) {
   const Model model = InsertModel("m");
   for (const char* id : {"a1", "a2", "b1"}) {
-    ASSERT_THAT(instances_.Put({.instance_id = id, .model_id = model.id,
-                                .node_id = std::string("node-") + id[0]}), IsOk());
+    ASSERT_THAT(
+        instances_.Put(
+            {.instance_id = id, .model_id = model.id, .node_id = std::string("node-") + id[0]}),
+        IsOk());
   }
 
   ASSERT_THAT(instances_.Delete("a1"), IsOk());
@@ -160,8 +176,12 @@ TEST_F(NodeTablesTest, HeartbeatIsByTheDatabasesClock) {
 
 TEST_F(ReservationsTableTest, SpaceIsPromisedOnce) {
   const auto reserve = [&](const char* operation, int64_t bytes) {
-    return reservations_.Reserve({.operation = operation, .node_id = "n", .filesystem = "8:1",
-                                  .where = "/data", .bytes = bytes, .free_bytes = 100});
+    return reservations_.Reserve({.operation = operation,
+                                  .node_id = "n",
+                                  .filesystem = "8:1",
+                                  .where = "/data",
+                                  .bytes = bytes,
+                                  .free_bytes = 100});
   };
   ASSERT_THAT(reserve("one", 60), IsOk());
 
@@ -180,8 +200,12 @@ TEST_F(ReservationsTableTest, SpaceIsPromisedOnce) {
 
 TEST_F(ReservationsTableTest, ReservationShrinksAndGoes) {
   const auto reserve = [&](int64_t bytes) {
-    return reservations_.Reserve({.operation = "one", .node_id = "n", .filesystem = "8:1",
-                                  .where = "/data", .bytes = bytes, .free_bytes = 100});
+    return reservations_.Reserve({.operation = "one",
+                                  .node_id = "n",
+                                  .filesystem = "8:1",
+                                  .where = "/data",
+                                  .bytes = bytes,
+                                  .free_bytes = 100});
   };
   ASSERT_THAT(reserve(100), IsOk());
   ASSERT_THAT(reserve(30), IsOk());
@@ -203,11 +227,16 @@ TEST_F(ReservationsTableTest, ConcurrentReservationsNeverExceedTheSpace) {
     for (int i = 0; i < 8; ++i) {
       threads.emplace_back([&, i] {
         start.arrive_and_wait();
-        const absl::Status status = reservations_.Reserve(
-            {.operation = "op" + std::to_string(i), .node_id = "n", .filesystem = "8:1",
-             .where = "/data", .bytes = 30, .free_bytes = 100});
-        if (status.ok()) ++granted;
-        else EXPECT_THAT(status, HasReasonOf(Reason::kInsufficientDisk));
+        const absl::Status status = reservations_.Reserve({.operation = "op" + std::to_string(i),
+                                                           .node_id = "n",
+                                                           .filesystem = "8:1",
+                                                           .where = "/data",
+                                                           .bytes = 30,
+                                                           .free_bytes = 100});
+        if (status.ok())
+          ++granted;
+        else
+          EXPECT_THAT(status, HasReasonOf(Reason::kInsufficientDisk));
       });
     }
   }
@@ -220,9 +249,12 @@ TEST_F(ReservationsTableTest, OperationThatEndedReservesNothing) {
   const Operation operation = StartDownload(InsertModel("m"));
   ASSERT_THAT(operations_.RequestCancel(operation.name), IsOk());
 
-  const absl::Status status = reservations_.Reserve(
-      {.operation = operation.name, .node_id = "node-a", .filesystem = "8:1", .where = "/data",
-       .bytes = 1, .free_bytes = 100});
+  const absl::Status status = reservations_.Reserve({.operation = operation.name,
+                                                     .node_id = "node-a",
+                                                     .filesystem = "8:1",
+                                                     .where = "/data",
+                                                     .bytes = 1,
+                                                     .free_bytes = 100});
 
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kAborted));
   EXPECT_EQ(*reservations_.Reserved("node-a", "8:1", ""), 0);

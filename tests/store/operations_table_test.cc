@@ -24,9 +24,13 @@ class OperationsTableTest : public StoreTest {
   }
 
   void ReserveFor(const std::string& operation) {
-    ASSERT_THAT(reservations_.Reserve({.operation = operation, .node_id = "node-a",
-                                       .filesystem = "8:1", .where = "/data", .bytes = 10,
-                                       .free_bytes = 100}), IsOk());
+    ASSERT_THAT(reservations_.Reserve({.operation = operation,
+                                       .node_id = "node-a",
+                                       .filesystem = "8:1",
+                                       .where = "/data",
+                                       .bytes = 10,
+                                       .free_bytes = 100}),
+                IsOk());
   }
   int64_t ReservedBytes() { return reservations_.Reserved("node-a", "8:1", "").value_or(-1); }
 };
@@ -62,10 +66,13 @@ TEST_F(OperationsTableTest, StartedOperationComesBackWhole) {
 TEST_F(OperationsTableTest, FinishedOperationMayBeInserted) {
   const Model model = InsertModel("m");
 
-  const absl::StatusOr<Operation> started = operations_.Start(
-      {.name = "op-1", .kind = OperationKind::kLoad, .model_id = model.id, .node_id = "node-a",
-       .state = OperationState::kSucceeded},
-      [](const auto&) { return OperationsTable::Decision{.insert = true}; });
+  const absl::StatusOr<Operation> started =
+      operations_.Start({.name = "op-1",
+                         .kind = OperationKind::kLoad,
+                         .model_id = model.id,
+                         .node_id = "node-a",
+                         .state = OperationState::kSucceeded},
+                        [](const auto&) { return OperationsTable::Decision{.insert = true}; });
 
   ASSERT_THAT(started, IsOk());
   EXPECT_TRUE(started->done());
@@ -96,20 +103,21 @@ TEST_F(OperationsTableTest, DecideSeesActiveOperationsOfTheNodeOldestFirst) {
 TEST_F(OperationsTableTest, RefusalOfDecideIsHandedOn) {
   const Model model = InsertModel("m");
 
-  const auto started = operations_.Start(
-      {.name = "new", .model_id = model.id, .node_id = "node-a"},
-      [](const auto&) -> absl::StatusOr<OperationsTable::Decision> {
-        return Error(Reason::kOperationInProgress, "busy");
-      });
+  const auto started =
+      operations_.Start({.name = "new", .model_id = model.id, .node_id = "node-a"},
+                        [](const auto&) -> absl::StatusOr<OperationsTable::Decision> {
+                          return Error(Reason::kOperationInProgress, "busy");
+                        });
 
   EXPECT_THAT(started, HasReasonOf(Reason::kOperationInProgress));
   EXPECT_TRUE(operations_.List(std::nullopt, "", 10)->empty());
 }
 
 TEST_F(OperationsTableTest, StartOfADeletedModelIsRefused) {
-  EXPECT_THAT(operations_.Start({.name = "new", .model_id = 42, .model_name = "gone"},
-                                [](const auto&) { return OperationsTable::Decision{.insert = true}; }),
-              HasReasonOf(Reason::kModelNotFound));
+  EXPECT_THAT(
+      operations_.Start({.name = "new", .model_id = 42, .model_name = "gone"},
+                        [](const auto&) { return OperationsTable::Decision{.insert = true}; }),
+      HasReasonOf(Reason::kModelNotFound));
 }
 
 TEST_F(OperationsTableTest, RequestsThatRaceShareOneOperation) {
@@ -122,13 +130,16 @@ TEST_F(OperationsTableTest, RequestsThatRaceShareOneOperation) {
     for (int i = 0; i < 8; ++i) {
       threads.emplace_back([&] {
         start.arrive_and_wait();
-        const absl::StatusOr<Operation> started = operations_.Start(
-            {.name = RandomUuid(), .kind = OperationKind::kDownload, .model_id = model.id,
-             .node_id = "node-a"},
-            [](const std::vector<Operation>& active) {
-              if (active.empty()) return OperationsTable::Decision{.insert = true};
-              return OperationsTable::Decision{.join = active.front().name};
-            });
+        const absl::StatusOr<Operation> started =
+            operations_.Start({.name = RandomUuid(),
+                               .kind = OperationKind::kDownload,
+                               .model_id = model.id,
+                               .node_id = "node-a"},
+                              [](const std::vector<Operation>& active) {
+                                if (active.empty())
+                                  return OperationsTable::Decision{.insert = true};
+                                return OperationsTable::Decision{.join = active.front().name};
+                              });
         ASSERT_THAT(started, IsOk());
         MutexLock lock(mutex);
         names.insert(started->name);
@@ -251,7 +262,8 @@ TEST_F(OperationsTableTest, ProgressIsReadAsItWasWrittenAndRenewsTheLease) {
                              .eta = milliseconds(32'000),
                              .files_done = 1,
                              .files_total = 2};
-  progress.files = {{.path = "a/ü.bin", .size_bytes = 9, .bytes_done = 9, .state = FileState::kDone}};
+  progress.files = {
+      {.path = "a/ü.bin", .size_bytes = 9, .bytes_done = 9, .state = FileState::kDone}};
 
   const auto wishes = operations_.WriteProgress(lease, progress);
 
@@ -277,7 +289,8 @@ TEST_F(OperationsTableTest, FinishKeepsErrorAndProgressAndGivesTheReservationBac
 
   ASSERT_THAT(operations_.Finish(lease, OperationState::kFailed,
                                  Error(Reason::kDigestMismatch, std::string("bad\0byte", 8)),
-                                 {.bytes_done = 7}), IsOk());
+                                 {.bytes_done = 7}),
+              IsOk());
 
   const absl::StatusOr<Operation> found = operations_.Get(operation.name);
   ASSERT_THAT(found, IsOk());
@@ -294,7 +307,8 @@ TEST_F(OperationsTableTest, GivenBackOperationWaitsForItsTime) {
   const Operation operation = StartDownload(InsertModel("m"));
 
   ASSERT_THAT(operations_.GiveBack(ClaimOne(), milliseconds(3'600'000),
-                                   Error(Reason::kHubUnavailable, "away")), IsOk());
+                                   Error(Reason::kHubUnavailable, "away")),
+              IsOk());
 
   EXPECT_EQ(StateOf(operation.name), OperationState::kPending);
   EXPECT_THAT(operations_.Get(operation.name)->error, HasReasonOf(Reason::kHubUnavailable));

@@ -50,13 +50,12 @@ void WriteNewFile(const std::string& path, std::string_view content) {
 std::string Get(const std::string& url) {
   HttpClient client(HttpSettings{});
   std::string body;
-  const auto response = client.Send(
-      {.url = url}, {},
-      [&body](std::span<const char> piece) {
-        body.append(piece.data(), piece.size());
-        return absl::OkStatus();
-      },
-      {});
+  const auto response = client.Send({.url = url}, {},
+                                    [&body](std::span<const char> piece) {
+                                      body.append(piece.data(), piece.size());
+                                      return absl::OkStatus();
+                                    },
+                                    {});
   if (!response.ok()) Die(response.status().ToString());
   if (response->status != 200) Die(body);
   return body;
@@ -83,7 +82,8 @@ void FakeHub::Start(const std::vector<std::string>& tokens) {
   Pipe input = NewPipe();
   Pipe output = NewPipe();
   std::vector<std::string> command = {"python3", MODELD_SOURCE_DIR "/deploy/hub/hub_server.py",
-                                      root_,     "--port", "0", "--until-eof"};
+                                      root_,     "--port",
+                                      "0",       "--until-eof"};
   for (const std::string& token : tokens) command.push_back("--token=" + token);
   std::vector<char*> argv;
   argv.reserve(command.size() + 1);

@@ -1,5 +1,5 @@
-// A Hugging Face hub of the test's own: deploy/hub/hub_server.py on ephemeral ports of 127.0.0.1 over a
-// temporary folder of repositories.
+// A Hugging Face hub of the test's own: deploy/hub/hub_server.py on ephemeral ports of 127.0.0.1
+// over a temporary folder of repositories.
 #pragma once
 
 #include <sys/types.h>
@@ -26,9 +26,9 @@ struct FakeHubRequest {
   bool had_token = false;
 };
 
-// Files of a repository may be added at any time; a branch's commit is computed when it is asked for.
-// What fails here ends the test program with the reason. The server ends with this object or with the
-// test program, whatever ends it. One thread at a time.
+// Files of a repository may be added at any time; a branch's commit is computed when it is asked
+// for. What fails here ends the test program with the reason. The server ends with this object or
+// with the test program, whatever ends it. One thread at a time.
 class FakeHub {
  public:
   // `tokens`: the only good ones; none: every token is good.
@@ -41,7 +41,8 @@ class FakeHub {
   const std::string& url() const { return url_; }
   const std::string& cdn_url() const { return cdn_url_; }
 
-  // A file of a repository with one revision, the branch main. *.safetensors and files of 10 MiB are LFS.
+  // A file of a repository with one revision, the branch main. *.safetensors and files of 10 MiB
+  // are LFS.
   void AddFile(std::string_view repo, std::string_view path, std::string_view content);
   // A file of one of several revisions. Each is a tag; the last by name is the branch main.
   void AddRevisionFile(std::string_view repo, std::string_view revision, std::string_view path,

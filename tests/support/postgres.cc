@@ -106,7 +106,8 @@ Command PgCtl(const std::string& dir, const Command& verb) {
   return AsServerUser(std::move(command));
 }
 
-// The folder lies in /tmp, not in $TMPDIR: the server's user must reach it, and a socket path is short.
+// The folder lies in /tmp, not in $TMPDIR: the server's user must reach it, and a socket path is
+// short.
 std::string MakeServerDir() {
   char path[] = "/tmp/modeld-pg-XXXXXX";
   if (mkdtemp(path) == nullptr) Fail("mkdtemp");
@@ -139,8 +140,7 @@ pid_t StartWarden(const std::string& dir, int lifeline) {
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
   pid_t pid = -1;
-  const int error =
-      posix_spawnp(&pid, "sh", &actions, &attributes, Argv(command).data(), environ);
+  const int error = posix_spawnp(&pid, "sh", &actions, &attributes, Argv(command).data(), environ);
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) Fail(std::string("the warden: ") + std::strerror(error));
@@ -198,8 +198,8 @@ void TestPostgres::Start() {
 }
 
 std::string RunSql(const std::string& url, std::string_view sql) {
-  return Run({"psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c",
-              std::string(sql)});
+  return Run(
+      {"psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", std::string(sql)});
 }
 
 }  // namespace modeld

@@ -136,6 +136,8 @@ def environment(preset, clients, models):
         ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
         LSAN_OPTIONS=f"suppressions={support}/lsan.supp:print_suppressions=0",
         UBSAN_OPTIONS="print_stacktrace=1",
+        # libgomp's threads spin by default, which starves everything else on two cores.
+        OMP_WAIT_POLICY="passive",
         TSAN_OPTIONS=f"suppressions={support}/tsan.supp:ignore_noninstrumented_modules=1:halt_on_error=0",
     )
     if preset == "tsan":

@@ -113,9 +113,8 @@ void StoreKeysAndValues(const KvLayer& layer, const void* keys, const void* valu
 
 void PagedAttention(const AttentionCall& call, ThreadPool& threads) {
   const std::vector<AttentionTile> tiles = TilesOf(call);
-  const AttentionTileFunction attend = call.layer.dtype == KernelDtype::kFloat32
-                                           ? ThisMachine().float32
-                                           : ThisMachine().bfloat16;
+  const AttentionTileFunction attend =
+      call.layer.dtype == KernelDtype::kFloat32 ? ThisMachine().float32 : ThisMachine().bfloat16;
   const int64_t group = call.heads / call.layer.kv_heads;
   const int64_t scratch_floats =
       AttentionScratchFloats(std::max(kTileQueries, group), call.layer.head_dim);

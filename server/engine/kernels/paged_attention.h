@@ -48,8 +48,8 @@ struct AttentionCall {
   std::span<const KvRows> segments;
 };
 
-// Causal: a token sees itself and all before it. Products, softmax and sums are float32 whatever the
-// dtype; the result is rounded once.
+// Causal: a token sees itself and all before it. Products, softmax and sums are float32 whatever
+// the dtype; the result is rounded once.
 void PagedAttention(const AttentionCall& call, ThreadPool& threads);
 
 // The instruction set that PagedAttention uses here: "avx512", "avx2" or "generic".

@@ -74,8 +74,7 @@ at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, int64_t layer, cons
     const int64_t tokens = segment.past + segment.rows;
     const std::vector<int64_t> all(segment.blocks.begin(), segment.blocks.end());
     const at::Tensor held = at::tensor(all, at::kLong).to(device);
-    const at::Tensor k =
-        Gathered(keys.index_select(0, held).permute({1, 0, 3, 2}), tokens, group);
+    const at::Tensor k = Gathered(keys.index_select(0, held).permute({1, 0, 3, 2}), tokens, group);
     const at::Tensor v =
         Gathered(values.index_select(0, held).permute({1, 0, 2, 3}), tokens, group);
     const at::Tensor q = mine(rows.query).permute({1, 0, 2}).to(at::kFloat);

@@ -1,4 +1,5 @@
-// The frame of every decoder: embedding, layers, last norm, head; and how a step is cut into passes.
+// The frame of every decoder: embedding, layers, last norm, head; and how a step is cut into
+// passes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,7 +27,8 @@ inline constexpr int64_t kHeadRows = 64;
 class DecoderLayer {
  public:
   virtual ~DecoderLayer() = default;
-  virtual at::Tensor Forward(const at::Tensor& hidden, const Pass& pass) const = 0;  // [rows, hidden]
+  virtual at::Tensor Forward(const at::Tensor& hidden,
+                             const Pass& pass) const = 0;  // [rows, hidden]
 };
 
 struct DecoderParts {

@@ -10,8 +10,8 @@ KvPool::KvPool(const Options& options) : options_(options) {
   const at::TensorOptions tensor = at::TensorOptions().dtype(options.dtype).device(options.device);
   for (int64_t layer = 0; layer < options.layers; ++layer) {
     // Not zeroed: on the CPU a page becomes real when a token is first written to it.
-    keys_.push_back(at::empty(
-        {options.blocks, options.kv_heads, options.head_dim, kKvBlockTokens}, tensor));
+    keys_.push_back(
+        at::empty({options.blocks, options.kv_heads, options.head_dim, kKvBlockTokens}, tensor));
     values_.push_back(at::empty(
         {options.blocks, options.kv_heads, kKvBlockTokens, PaddedHeadDim(options.head_dim)},
         tensor));

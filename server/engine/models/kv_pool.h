@@ -29,8 +29,12 @@ class KvPool {
   static int64_t BlockBytes(const ArchitectureConfig& config, int64_t element_bytes);
 
   const Options& options() const { return options_; }
-  const at::Tensor& keys(int64_t layer) const { return keys_[layer]; }      // [blocks, kv_heads, head_dim, 16]
-  const at::Tensor& values(int64_t layer) const { return values_[layer]; }  // [blocks, kv_heads, 16, padded head_dim]
+  const at::Tensor& keys(int64_t layer) const {
+    return keys_[layer];
+  }  // [blocks, kv_heads, head_dim, 16]
+  const at::Tensor& values(int64_t layer) const {
+    return values_[layer];
+  }  // [blocks, kv_heads, 16, padded head_dim]
   int64_t blocks_free() const { return static_cast<int64_t>(free_.size()); }
 
   // Appends `count` blocks to `blocks`, or changes nothing and says false.

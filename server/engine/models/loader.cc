@@ -19,7 +19,8 @@
 #include "server/engine/weights/generation_config.h"
 #include "server/engine/weights/weight_set.h"
 
-// OpenBLAS keeps threads of its own, which libtorch's setting does not reach. Absent with other BLAS.
+// OpenBLAS keeps threads of its own, which libtorch's setting does not reach. Absent with other
+// BLAS.
 extern "C" void openblas_set_num_threads(int threads) __attribute__((weak));
 
 namespace modeld {
@@ -49,8 +50,8 @@ absl::StatusOr<std::string> ChooseDevice(const ModelLoadOptions& options) {
                                                       name));
   }
   if (!options.budget_bytes.contains(name)) {
-    return InvalidField("device_map", absl::StrFormat("names %s, for which there is no budget",
-                                                      name));
+    return InvalidField("device_map",
+                        absl::StrFormat("names %s, for which there is no budget", name));
   }
   return name;
 }
@@ -95,19 +96,19 @@ struct Placement {
 std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSet& weights,
                                 const Placement& place, const MemoryPlan& plan,
                                 const ModelLoadOptions& options, const LoadProgress& progress) {
-  const TensorSource source(weights, place.dtype, place.device,
-                            [&](int64_t done) {
-                              if (progress) progress(done, weights.bytes());
-                            });
-  ModelParts parts = {.config = config,
-                      .max_context = plan.max_context,
-                      .kv = std::make_shared<KvPool>(KvPool::Options{.layers = config.num_layers,
-                                                                     .kv_heads = config.num_kv_heads,
-                                                                     .head_dim = config.head_dim,
-                                                                     .blocks = plan.kv_blocks,
-                                                                     .dtype = place.dtype,
-                                                                     .device = place.device}),
-                      .threads = std::make_unique<ThreadPool>(options.threads)};
+  const TensorSource source(weights, place.dtype, place.device, [&](int64_t done) {
+    if (progress) progress(done, weights.bytes());
+  });
+  ModelParts parts = {
+      .config = config,
+      .max_context = plan.max_context,
+      .kv = std::make_shared<KvPool>(KvPool::Options{.layers = config.num_layers,
+                                                     .kv_heads = config.num_kv_heads,
+                                                     .head_dim = config.head_dim,
+                                                     .blocks = plan.kv_blocks,
+                                                     .dtype = place.dtype,
+                                                     .device = place.device}),
+      .threads = std::make_unique<ThreadPool>(options.threads)};
   const ModelFactory make = FindModelFactory(config.model_type);
   MODELD_CHECK(make != nullptr, "both tables of architectures have the same types");
   std::unique_ptr<CausalLm> model = make(std::move(parts), source);
@@ -138,8 +139,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options,
                             .element_bytes = static_cast<int64_t>(c10::elementSize(dtype)),
                             .max_context = options.spec.max_context}));
     SetThreads(options.threads);
-    loaded.model =
-        Build(config, weights, {device_name, device, dtype}, plan, options, progress);
+    loaded.model = Build(config, weights, {device_name, device, dtype}, plan, options, progress);
     loaded.max_context = plan.max_context;
     loaded.devices = {{.device = device_name,
                        .weights_bytes = plan.weights_bytes,

@@ -19,8 +19,9 @@ namespace modeld {
 struct ModelLoadOptions {
   std::string snapshot_path;
   LoadSpec spec;  // max_context 0: as much as the budget holds, at most the model's own
-  // Hard budget in bytes for each device ("cpu", "cuda:0"): weights, KV cache and workspace together. INSUFFICIENT_DEVICE_MEMORY
-  // when the weights and one sequence of 256 tokens do not fit.
+  // Hard budget in bytes for each device ("cpu", "cuda:0"): weights, KV cache and workspace
+  // together. INSUFFICIENT_DEVICE_MEMORY when the weights and one sequence of 256 tokens do not
+  // fit.
   std::map<std::string, int64_t> budget_bytes;
   int threads = 2;  // for kernels
 };
@@ -30,15 +31,17 @@ using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)
 
 struct LoadedModel {
   std::unique_ptr<CausalLm> model;
-  std::vector<DeviceBytes> devices;  // after warm-up
+  std::vector<DeviceBytes> devices;        // after warm-up
   GenerationDefaults generation_defaults;  // of generation_config.json, eos from config.json too
   int64_t max_context = 0;
 };
 
 // Reads config.json and the weights, places them by the device map, warms up with one forward.
-// UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_WEIGHTS, INVALID_REPOSITORY (names the tensor or key and both
-// figures), INSUFFICIENT_DEVICE_MEMORY, INVALID_FIELD (device_map names a device that is not there).
-absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options, const LoadProgress& progress);
+// UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_WEIGHTS, INVALID_REPOSITORY (names the tensor or key and
+// both figures), INSUFFICIENT_DEVICE_MEMORY, INVALID_FIELD (device_map names a device that is not
+// there).
+absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options,
+                                      const LoadProgress& progress);
 
 // What each device holds now, by the allocator.
 std::vector<DeviceBytes> DeviceBytesNow(const LoadedModel& model);

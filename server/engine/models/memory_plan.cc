@@ -48,9 +48,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ArchitectureConfig& config,
   const auto blocks_for = [](int64_t tokens) {
     return (tokens + kKvBlockTokens - 1) / kKvBlockTokens;
   };
-  const int64_t needed_context = request.max_context > 0
-                                     ? request.max_context
-                                     : std::min(kContextMin, config.max_context);
+  const int64_t needed_context =
+      request.max_context > 0 ? request.max_context : std::min(kContextMin, config.max_context);
   const int64_t fixed_bytes = plan.weights_bytes + plan.workspace_bytes;
   const int64_t required_bytes = fixed_bytes + blocks_for(needed_context) * block_bytes;
   if (required_bytes > request.budget_bytes) {

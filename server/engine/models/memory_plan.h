@@ -10,10 +10,10 @@
 namespace modeld {
 
 struct MemoryRequest {
-  std::string device;           // "cpu"; for messages
-  int64_t budget_bytes = 0;     // hard
-  int64_t element_bytes = 0;    // of weights, keys and values
-  int64_t max_context = 0;      // tokens; 0: as much as fits
+  std::string device;         // "cpu"; for messages
+  int64_t budget_bytes = 0;   // hard
+  int64_t element_bytes = 0;  // of weights, keys and values
+  int64_t max_context = 0;    // tokens; 0: as much as fits
 };
 
 struct MemoryPlan {
@@ -21,7 +21,7 @@ struct MemoryPlan {
   int64_t workspace_bytes = 0;  // upper estimate of what one pass and its logits need
   int64_t kv_blocks = 0;
   int64_t kv_bytes = 0;
-  int64_t max_context = 0;      // tokens
+  int64_t max_context = 0;  // tokens
 };
 
 // A sequence that does not get this far is of no use; shorter only when the model's own is.

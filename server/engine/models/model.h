@@ -16,16 +16,17 @@ class SequenceState {
   virtual ~SequenceState() = default;
   // Tokens whose state is held.
   virtual int64_t length() const = 0;
-  // Makes room for tokens up to `length`; false when memory does not last (nothing has changed then).
+  // Makes room for tokens up to `length`; false when memory does not last (nothing has changed
+  // then).
   virtual bool Reserve(int64_t length) = 0;
 };
 
 // The new tokens of one sequence in a step: prefill has many, decode has one.
 struct Segment {
-  SequenceState* state;             // room for length() + token_ids.size() was reserved
-  std::vector<int64_t> token_ids;   // follow the tokens whose state is held
-  bool wants_logits = true;         // of the last token; false within a chunked prefill
-  bool wants_all_logits = false;    // of every token (prompt log-probabilities)
+  SequenceState* state;            // room for length() + token_ids.size() was reserved
+  std::vector<int64_t> token_ids;  // follow the tokens whose state is held
+  bool wants_logits = true;        // of the last token; false within a chunked prefill
+  bool wants_all_logits = false;   // of every token (prompt log-probabilities)
 };
 
 // One loaded architecture. One thread at a time (the engine's step thread).
@@ -33,8 +34,9 @@ class CausalLm {
  public:
   virtual ~CausalLm() = default;
 
-  // Runs all segments in one pass and advances their states. Returns float32 [rows, vocab] on the CPU: one row for each segment
-  // with wants_logits in order, or token_ids.size() rows for one with wants_all_logits.
+  // Runs all segments in one pass and advances their states. Returns float32 [rows, vocab] on the
+  // CPU: one row for each segment with wants_logits in order, or token_ids.size() rows for one with
+  // wants_all_logits.
   virtual at::Tensor Forward(const std::vector<Segment>& segments) = 0;
 
   virtual std::unique_ptr<SequenceState> NewSequence() = 0;

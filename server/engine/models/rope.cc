@@ -44,8 +44,7 @@ std::pair<at::Tensor, at::Tensor> Rope::CosSin(const std::vector<int64_t>& posit
 
 at::Tensor ApplyRope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
   const int64_t half = x.size(-1) / 2;
-  const at::Tensor turned =
-      at::cat({x.narrow(-1, half, half).neg(), x.narrow(-1, 0, half)}, -1);
+  const at::Tensor turned = at::cat({x.narrow(-1, half, half).neg(), x.narrow(-1, 0, half)}, -1);
   return x * cos + turned * sin;
 }
 

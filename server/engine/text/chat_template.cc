@@ -14,8 +14,8 @@
 namespace modeld {
 namespace {
 
-// The largest known template has 30 kB. The parser's recursion, at worst a call per byte, has to fit into
-// the crate's stack of 1 GiB.
+// The largest known template has 30 kB. The parser's recursion, at worst a call per byte, has to
+// fit into the crate's stack of 1 GiB.
 constexpr int64_t kTemplateBytesMax = 256 << 10;
 
 constexpr char kDefault[] = "default";

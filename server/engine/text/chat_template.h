@@ -1,5 +1,5 @@
-// A repository's chat template: messages to the prompt's text, by the crate `minijinja`, to the byte
-// as transformers' apply_chat_template does it.
+// A repository's chat template: messages to the prompt's text, by the crate `minijinja`, to the
+// byte as transformers' apply_chat_template does it.
 #pragma once
 
 #include <chrono>
@@ -16,9 +16,9 @@ namespace modeld {
 // Immutable and thread-safe.
 class ChatTemplate {
  public:
-  // Finds it in chat_template.jinja, else in tokenizer_config.json (a string, or a list of named templates:
-  // "default", and "tool_use" when tools are given). NO_CHAT_TEMPLATE when there is none,
-  // INVALID_REPOSITORY when it does not parse.
+  // Finds it in chat_template.jinja, else in tokenizer_config.json (a string, or a list of named
+  // templates: "default", and "tool_use" when tools are given). NO_CHAT_TEMPLATE when there is
+  // none, INVALID_REPOSITORY when it does not parse.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Load(const std::string& snapshot_path);
   ~ChatTemplate();
   ChatTemplate(const ChatTemplate&) = delete;
@@ -34,8 +34,8 @@ class ChatTemplate {
     // What strftime_now tells, in the machine's time zone; none means now.
     std::optional<std::chrono::system_clock::time_point> now;
   };
-  // INVALID_FIELD for JSON that does not parse and for what the template refuses (raise_exception, with its
-  // message), and when it exceeds its limits on steps or output.
+  // INVALID_FIELD for JSON that does not parse and for what the template refuses (raise_exception,
+  // with its message), and when it exceeds its limits on steps or output.
   absl::StatusOr<std::string> Render(const Input& input) const;
 
  private:

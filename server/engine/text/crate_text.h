@@ -14,8 +14,9 @@ inline modeld_text_view ToView(std::string_view text) { return {text.data(), tex
 // Copies `bytes` and gives them back to the crate.
 std::string TakeText(modeld_text_bytes bytes);
 
-// The status of a call that did not return MODELD_TEXT_OK; takes `error`. `what` names the file or the
-// work: "tokenizer.json". INVALID_REPOSITORY for a broken file, INVALID_FIELD for what a request holds.
+// The status of a call that did not return MODELD_TEXT_OK; takes `error`. `what` names the file or
+// the work: "tokenizer.json". INVALID_REPOSITORY for a broken file, INVALID_FIELD for what a
+// request holds.
 absl::Status TakeFailure(modeld_text_kind kind, modeld_text_bytes error, std::string_view what);
 
 }  // namespace modeld

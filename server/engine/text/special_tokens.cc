@@ -27,9 +27,9 @@ absl::Status AddSpecialTokens(const nlohmann::json& config, const std::string& f
     }
     const auto content = value.is_object() ? value.find("content") : value.end();
     if (!value.is_object() || content == value.end() || !content->is_string()) {
-      return Error(Reason::kInvalidRepository,
-                   absl::StrFormat("%s: %s is neither a string nor an object with a content", file,
-                                   name));
+      return Error(
+          Reason::kInvalidRepository,
+          absl::StrFormat("%s: %s is neither a string nor an object with a content", file, name));
     }
     tokens.emplace(name, content->get<std::string>());
   }
@@ -52,8 +52,7 @@ absl::StatusOr<std::string> ReadSnapshotFile(const std::string& snapshot_path,
 
 absl::StatusOr<nlohmann::json> ReadSnapshotObject(const std::string& snapshot_path,
                                                   const std::string& name) {
-  ASSIGN_OR_RETURN(const std::string text,
-                   ReadSnapshotFile(snapshot_path, name, kConfigBytesMax));
+  ASSIGN_OR_RETURN(const std::string text, ReadSnapshotFile(snapshot_path, name, kConfigBytesMax));
   if (text.empty()) return nlohmann::json::object();
   nlohmann::json object = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) {

@@ -13,8 +13,8 @@ namespace modeld {
 absl::StatusOr<std::string> ReadSnapshotFile(const std::string& snapshot_path,
                                              const std::string& name, int64_t bytes_max);
 
-// A snapshot's file as a JSON object; empty when the file is not there. INVALID_REPOSITORY when it is
-// anything else.
+// A snapshot's file as a JSON object; empty when the file is not there. INVALID_REPOSITORY when it
+// is anything else.
 absl::StatusOr<nlohmann::json> ReadSnapshotObject(const std::string& snapshot_path,
                                                   const std::string& name);
 

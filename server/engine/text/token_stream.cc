@@ -18,7 +18,8 @@ bool IsByteToken(std::string_view spelling) {
 
 }  // namespace
 
-// Text is decoded in a window of ids: those before `given` are the context, whose text went out already.
+// Text is decoded in a window of ids: those before `given` are the context, whose text went out
+// already.
 struct TokenStream::Rep {
   const Tokenizer& tokenizer;
   const bool skip_special_tokens;
@@ -46,9 +47,9 @@ struct TokenStream::Rep {
     given_text = Decode(0, given);
   }
 
-  // Whether the window ends in "<0xE6>" tokens whose bytes are whole characters: a U+FFFD at the end is
-  // then one that the model wrote. A byte-fallback decoder reads a run of such tokens as a whole, and
-  // gives U+FFFD, of three bytes, for each when that fails.
+  // Whether the window ends in "<0xE6>" tokens whose bytes are whole characters: a U+FFFD at the
+  // end is then one that the model wrote. A byte-fallback decoder reads a run of such tokens as a
+  // whole, and gives U+FFFD, of three bytes, for each when that fails.
   bool EndsInWholeByteRun() const {
     size_t begin = window.size();
     while (begin > 0 && IsByteToken(tokenizer.TokenSpelling(window[begin - 1]))) --begin;
@@ -56,8 +57,8 @@ struct TokenStream::Rep {
     return bytes > 0 && Decode(begin, window.size()).size() <= bytes;
   }
 
-  // Gives out tokens that cannot be part of an unfinished character although the text, of all of the
-  // window, ends in U+FFFD: the model wrote that character, or bytes that are none.
+  // Gives out tokens that cannot be part of an unfinished character although the text, of all of
+  // the window, ends in U+FFFD: the model wrote that character, or bytes that are none.
   std::string PutReplacements(const std::string& text) {
     for (size_t end = window.size() - kUnfinishedMax; end > given; --end) {
       const std::string head = Decode(0, end);

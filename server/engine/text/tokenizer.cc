@@ -16,9 +16,7 @@ namespace {
 constexpr int64_t kTokenizerBytesMax = 256 << 20;
 
 struct FreeTokenizer {
-  void operator()(modeld_text_tokenizer* tokenizer) const {
-    modeld_text_tokenizer_free(tokenizer);
-  }
+  void operator()(modeld_text_tokenizer* tokenizer) const { modeld_text_tokenizer_free(tokenizer); }
 };
 
 bool IsId(int64_t id) { return id >= 0 && id <= std::numeric_limits<uint32_t>::max(); }
@@ -64,9 +62,8 @@ absl::StatusOr<std::vector<int64_t>> Tokenizer::Encode(std::string_view text,
                                                        bool parse_special_tokens) const {
   modeld_text_ids ids{};
   modeld_text_bytes error{};
-  const modeld_text_kind kind =
-      modeld_text_tokenizer_encode(rep_->tokenizer.get(), ToView(text), add_special_tokens,
-                                   parse_special_tokens, &ids, &error);
+  const modeld_text_kind kind = modeld_text_tokenizer_encode(
+      rep_->tokenizer.get(), ToView(text), add_special_tokens, parse_special_tokens, &ids, &error);
   if (kind != MODELD_TEXT_OK) return TakeFailure(kind, error, "tokenizing");
   std::vector<int64_t> result(ids.data, ids.data + ids.size);
   modeld_text_free_ids(ids);
@@ -95,8 +92,8 @@ absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int64_t> ids,
 
 std::string Tokenizer::TokenSpelling(int64_t id) const {
   modeld_text_bytes spelling{};
-  if (!IsId(id) || !modeld_text_tokenizer_spelling(rep_->tokenizer.get(),
-                                                   static_cast<uint32_t>(id), &spelling)) {
+  if (!IsId(id) || !modeld_text_tokenizer_spelling(rep_->tokenizer.get(), static_cast<uint32_t>(id),
+                                                   &spelling)) {
     return "";
   }
   return TakeText(spelling);

@@ -25,8 +25,8 @@ class Tokenizer {
   Tokenizer& operator=(const Tokenizer&) = delete;
 
   // With `add_special_tokens` the post-processor adds what the model expects around a text (BOS).
-  // `parse_special_tokens` false keeps text such as "<|im_end|>" ordinary text: user input cannot smuggle in
-  // special tokens.
+  // `parse_special_tokens` false keeps text such as "<|im_end|>" ordinary text: user input cannot
+  // smuggle in special tokens.
   absl::StatusOr<std::vector<int64_t>> Encode(std::string_view text, bool add_special_tokens,
                                               bool parse_special_tokens = true) const;
   // The text of `ids`; INVALID_FIELD (field "token_ids") for an id out of range.
@@ -48,8 +48,9 @@ class Tokenizer {
   friend class TokenStream;
 };
 
-// Turns generated ids into text piece by piece: never cuts a UTF-8 character, gives the same text in
-// total as decoding all ids at once, keeps the first token's leading space. One thread at a time.
+// Turns generated ids into text piece by piece: never cuts a UTF-8 character, gives the same text
+// in total as decoding all ids at once, keeps the first token's leading space. One thread at a
+// time.
 class TokenStream {
  public:
   // `prompt_tail`: the last few prompt ids, so that the first generated token decodes in its place.

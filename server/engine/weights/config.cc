@@ -37,9 +37,9 @@ absl::StatusOr<ConfigHeader> HeaderOf(const nlohmann::json& config) {
   ConfigReader reader(config, kFile);
   ConfigHeader header;
   header.model_type = reader.StringOr("model_type", "");
-  if (const auto classes = config.find("architectures");
-      classes != config.end() && classes->is_array() && !classes->empty() &&
-      classes->front().is_string()) {
+  if (const auto classes = config.find("architectures"); classes != config.end() &&
+                                                         classes->is_array() && !classes->empty() &&
+                                                         classes->front().is_string()) {
     header.architecture = classes->front().get<std::string>();
   }
   if (reader.Has("auto_map")) {

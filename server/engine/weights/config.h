@@ -34,7 +34,7 @@ struct ArchitectureConfig {
   int64_t num_kv_heads = 0;  // divides num_heads
   int64_t head_dim = 0;      // even
   int64_t vocab_size = 0;
-  int64_t max_context = 0;   // tokens
+  int64_t max_context = 0;  // tokens
   double rms_norm_eps = 1e-6;
   RopeConfig rope;
   bool tie_word_embeddings = false;
@@ -57,8 +57,9 @@ struct ConfigHeader {
 // INVALID_REPOSITORY when the text is no JSON object with a model_type.
 absl::StatusOr<ConfigHeader> ReadConfigHeader(std::string_view config_json);
 
-// INVALID_REPOSITORY naming key and value when a number is impossible, UNSUPPORTED_ARCHITECTURE when
-// the model type or an option of it is none of ours, UNSUPPORTED_WEIGHTS for quantized weights.
+// INVALID_REPOSITORY naming key and value when a number is impossible, UNSUPPORTED_ARCHITECTURE
+// when the model type or an option of it is none of ours, UNSUPPORTED_WEIGHTS for quantized
+// weights.
 absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view config_json);
 
 }  // namespace modeld

@@ -31,9 +31,9 @@ void ReadHeads(ConfigReader& reader, const DecoderDefaults& defaults, Architectu
   }
   if (!reader.Has("head_dim") && defaults.head_dim == 0 &&
       config.hidden_size % config.num_heads != 0) {
-    reader.Refuse("hidden_size", std::to_string(config.hidden_size),
-                  absl::StrFormat("must be a multiple of num_attention_heads, %d",
-                                  config.num_heads));
+    reader.Refuse(
+        "hidden_size", std::to_string(config.hidden_size),
+        absl::StrFormat("must be a multiple of num_attention_heads, %d", config.num_heads));
   }
   const int64_t head_dim =
       defaults.head_dim > 0 ? defaults.head_dim : config.hidden_size / config.num_heads;
@@ -63,9 +63,9 @@ void ReadRopeKind(ConfigReader& reader, RopeConfig& rope) {
     rope.high_frequency_factor = reader.NumberOr("high_freq_factor", kFactor, 4);
     rope.original_context = reader.IntOr("original_max_position_embeddings", kContext, 8192);
     if (rope.high_frequency_factor <= rope.low_frequency_factor) {
-      reader.Refuse("high_freq_factor", absl::StrFormat("%g", rope.high_frequency_factor),
-                    absl::StrFormat("must be above low_freq_factor, %g",
-                                    rope.low_frequency_factor));
+      reader.Refuse(
+          "high_freq_factor", absl::StrFormat("%g", rope.high_frequency_factor),
+          absl::StrFormat("must be above low_freq_factor, %g", rope.low_frequency_factor));
     }
   } else {
     reader.Fail(Error(
@@ -74,9 +74,9 @@ void ReadRopeKind(ConfigReader& reader, RopeConfig& rope) {
                         reader.where(), type)));
   }
   if (rope.factor == 0) {
-    reader.Fail(Error(Reason::kInvalidRepository,
-                      absl::StrFormat("%s: factor is missing for rope type \"%s\"",
-                                      reader.where(), type)));
+    reader.Fail(
+        Error(Reason::kInvalidRepository,
+              absl::StrFormat("%s: factor is missing for rope type \"%s\"", reader.where(), type)));
   }
 }
 

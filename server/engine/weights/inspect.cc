@@ -77,9 +77,8 @@ absl::StatusOr<std::vector<std::string>> WeightFilesOf(const InspectedRepository
     if (IsOtherWeightFormat(name)) listing.other_formats.push_back(name);
     if (name.starts_with("model-") && name.ends_with(".safetensors")) shards.push_back(name);
   }
-  const bool index_not_sent =
-      !listing.has_file(kSingleWeightFile) && listing.has_file(kWeightIndexFile) &&
-      !repository.index_json;
+  const bool index_not_sent = !listing.has_file(kSingleWeightFile) &&
+                              listing.has_file(kWeightIndexFile) && !repository.index_json;
   if (index_not_sent) return shards;
   return ChooseWeightFiles(listing);
 }

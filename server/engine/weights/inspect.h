@@ -1,4 +1,5 @@
-// What `modeld-engine inspect` finds out about a repository from its small files and weight headers.
+// What `modeld-engine inspect` finds out about a repository from its small files and weight
+// headers.
 #pragma once
 
 #include <cstdint>

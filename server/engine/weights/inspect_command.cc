@@ -51,8 +51,8 @@ absl::StatusOr<InspectedRepository> ParseInput(std::string_view text) {
     }
     return repository;
   } catch (const Json::exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat("the input is not what inspect reads: ",
-                                                   e.what()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the input is not what inspect reads: ", e.what()));
   }
 }
 

@@ -32,9 +32,21 @@ struct DtypeSize {
   std::string_view name;
   int64_t bytes;
 };
-constexpr std::array kDtypes = std::to_array<DtypeSize>(
-    {{"BOOL", 1}, {"U8", 1}, {"I8", 1}, {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2},
-     {"F16", 2}, {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4}, {"F64", 8}, {"I64", 8}, {"U64", 8}});
+constexpr std::array kDtypes = std::to_array<DtypeSize>({{"BOOL", 1},
+                                                         {"U8", 1},
+                                                         {"I8", 1},
+                                                         {"F8_E5M2", 1},
+                                                         {"F8_E4M3", 1},
+                                                         {"I16", 2},
+                                                         {"U16", 2},
+                                                         {"F16", 2},
+                                                         {"BF16", 2},
+                                                         {"I32", 4},
+                                                         {"U32", 4},
+                                                         {"F32", 4},
+                                                         {"F64", 8},
+                                                         {"I64", 8},
+                                                         {"U64", 8}});
 
 absl::Status Invalid(std::string_view file, std::string_view what) {
   return Error(Reason::kInvalidRepository, absl::StrFormat("%s: %s", file, what));
@@ -91,7 +103,8 @@ std::optional<int64_t> Size(const Json& value) {
   return value.get<int64_t>();
 }
 
-// Checks one entry of the header by itself: keys, dtype, and that its length follows from its shape.
+// Checks one entry of the header by itself: keys, dtype, and that its length follows from its
+// shape.
 absl::StatusOr<StoredTensor> ReadTensor(std::string_view file, const std::string& name,
                                         const Json& entry) {
   if (!entry.is_object()) return InvalidTensor(file, name, "is not described by an object");
@@ -112,29 +125,32 @@ absl::StatusOr<StoredTensor> ReadTensor(std::string_view file, const std::string
                                  tensor.dtype));
   }
   if (shape->size() > kDimensionsMax) {
-    return InvalidTensor(file, name, absl::StrFormat("has %d dimensions, at most %d are allowed",
-                                                     shape->size(), kDimensionsMax));
+    return InvalidTensor(file, name,
+                         absl::StrFormat("has %d dimensions, at most %d are allowed", shape->size(),
+                                         kDimensionsMax));
   }
   int64_t bytes = size->bytes;
   for (const Json& dimension : *shape) {
     const auto length = Size(dimension);
     if (!length || __builtin_mul_overflow(bytes, *length, &bytes)) {
-      return InvalidTensor(file, name, absl::StrFormat("has the impossible shape %s", shape->dump()));
+      return InvalidTensor(file, name,
+                           absl::StrFormat("has the impossible shape %s", shape->dump()));
     }
     tensor.shape.push_back(*length);
   }
   const auto begin = Size((*offsets)[0]);
   const auto end = Size((*offsets)[1]);
   if (!begin || !end || *begin > *end) {
-    return InvalidTensor(file, name, absl::StrFormat("has the impossible data_offsets %s",
-                                                     offsets->dump()));
+    return InvalidTensor(file, name,
+                         absl::StrFormat("has the impossible data_offsets %s", offsets->dump()));
   }
   tensor.begin = *begin;
   tensor.end = *end;
   if (tensor.bytes() != bytes) {
-    return InvalidTensor(file, name,
-                         absl::StrFormat("needs %d bytes by its shape, but its data_offsets hold %d",
-                                         bytes, tensor.bytes()));
+    return InvalidTensor(
+        file, name,
+        absl::StrFormat("needs %d bytes by its shape, but its data_offsets hold %d", bytes,
+                        tensor.bytes()));
   }
   return tensor;
 }
@@ -179,8 +195,8 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view head,
                                                          std::optional<int64_t> file_bytes) {
   const auto head_bytes = static_cast<int64_t>(head.size());
   if (head_bytes < kLengthBytes) {
-    return Invalid(file, absl::StrFormat("has %d bytes, but 8 say how long the header is",
-                                         head_bytes));
+    return Invalid(file,
+                   absl::StrFormat("has %d bytes, but 8 say how long the header is", head_bytes));
   }
   uint64_t header_bytes = 0;
   for (int i = 0; i < kLengthBytes; ++i) {
@@ -196,8 +212,7 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view head,
     return Invalid(file, absl::StrFormat("its header ends at byte %d, but only %d bytes are there",
                                          data_offset, available));
   }
-  ASSIGN_OR_RETURN(const Json json,
-                   ParseHeaderJson(head.substr(kLengthBytes, header_bytes), file));
+  ASSIGN_OR_RETURN(const Json json, ParseHeaderJson(head.substr(kLengthBytes, header_bytes), file));
   SafetensorsHeader header;
   header.data_offset = data_offset;
   for (const auto& [name, entry] : json.items()) {
@@ -222,9 +237,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   void* map = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (map == MAP_FAILED) return FileError(errno, "map", path);
   std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(map, bytes));
-  ASSIGN_OR_RETURN(file->header_,
-                   ParseSafetensorsHeader({static_cast<const char*>(map), bytes}, name,
-                                          static_cast<int64_t>(bytes)));
+  ASSIGN_OR_RETURN(file->header_, ParseSafetensorsHeader({static_cast<const char*>(map), bytes},
+                                                         name, static_cast<int64_t>(bytes)));
   return file;
 }
 

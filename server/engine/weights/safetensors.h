@@ -34,9 +34,9 @@ struct SafetensorsHeader {
 
 // Reads the first 8 + N bytes of a file (`head` may be longer). `file` names it in errors;
 // `file_bytes` is the length of the whole file, absent when that is not known.
-// INVALID_REPOSITORY, naming the tensor and both figures, when the header is cut, longer than 100 MB,
-// no JSON, has a name twice, or when offsets lie: beyond the file, overlapping, with holes, of other
-// length than dtype and shape. UNSUPPORTED_WEIGHTS for a dtype that the format does not have.
+// INVALID_REPOSITORY, naming the tensor and both figures, when the header is cut, longer than 100
+// MB, no JSON, has a name twice, or when offsets lie: beyond the file, overlapping, with holes, of
+// other length than dtype and shape. UNSUPPORTED_WEIGHTS for a dtype that the format does not have.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view head,
                                                          std::string_view file,
                                                          std::optional<int64_t> file_bytes);

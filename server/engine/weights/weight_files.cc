@@ -48,9 +48,7 @@ bool IsIgnoredByReference(const ArchitectureConfig& config, std::string_view nam
          (config.tie_word_embeddings && name == "lm_head.weight");
 }
 
-bool IsFloat(std::string_view dtype) {
-  return dtype == "F32" || dtype == "F16" || dtype == "BF16";
-}
+bool IsFloat(std::string_view dtype) { return dtype == "F32" || dtype == "F16" || dtype == "BF16"; }
 
 }  // namespace
 
@@ -105,9 +103,10 @@ absl::StatusOr<std::vector<std::string>> ChooseWeightFiles(const WeightListing& 
     return index.files();
   }
   if (!listing.other_formats.empty()) {
-    return Error(Reason::kUnsupportedWeights,
-                 absl::StrFormat("the weights are only there as %s; %s or its sharded form is needed",
-                                 Listed(listing.other_formats), kSingleWeightFile));
+    return Error(
+        Reason::kUnsupportedWeights,
+        absl::StrFormat("the weights are only there as %s; %s or its sharded form is needed",
+                        Listed(listing.other_formats), kSingleWeightFile));
   }
   return Error(Reason::kInvalidRepository,
                absl::StrFormat("the repository has no weights: neither %s nor %s",
@@ -118,15 +117,16 @@ absl::Status AddTensors(const std::string& file, const SafetensorsHeader& header
   for (const auto& [name, tensor] : header.tensors) {
     const auto [at, is_new] = all.emplace(name, LocatedTensor{file, tensor});
     if (!is_new) {
-      return Error(Reason::kInvalidRepository,
-                   absl::StrFormat("tensor \"%s\" is in %s and in %s", name, at->second.file, file));
+      return Error(Reason::kInvalidRepository, absl::StrFormat("tensor \"%s\" is in %s and in %s",
+                                                               name, at->second.file, file));
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckTensors(const ArchitectureConfig& config, TensorMap& found) {
-  std::erase_if(found, [&](const auto& entry) { return IsIgnoredByReference(config, entry.first); });
+  std::erase_if(found,
+                [&](const auto& entry) { return IsIgnoredByReference(config, entry.first); });
   const Architecture* architecture = FindArchitecture(config.model_type);
   MODELD_CHECK(architecture != nullptr, "a configuration of no architecture");
   std::vector<std::string> missing;

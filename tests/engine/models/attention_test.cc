@@ -27,8 +27,12 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
 // Two sequences whose blocks are mixed: 700 tokens (several tiles of scores), then 3 and 21 more.
 void Compare(const Shape& shape, at::ScalarType dtype, double tolerance) {
   at::manual_seed(1);
-  KvPool by_kernel({.layers = 1, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim,
-                    .blocks = 60, .dtype = dtype, .device = at::kCPU});
+  KvPool by_kernel({.layers = 1,
+                    .kv_heads = shape.kv_heads,
+                    .head_dim = shape.head_dim,
+                    .blocks = 60,
+                    .dtype = dtype,
+                    .device = at::kCPU});
   KvPool by_operators(by_kernel.options());
   // What was never written must not count.
   for (const KvPool* pool : {&by_kernel, &by_operators}) {

@@ -1,4 +1,6 @@
 // Every family against transformers, in float32 and bfloat16.
+#include "tests/engine/models/golden.h"
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -6,8 +8,6 @@
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "tests/engine/models/golden.h"
 
 namespace modeld {
 namespace {

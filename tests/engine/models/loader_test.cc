@@ -72,12 +72,12 @@ TEST(LoaderTest, ContextThatTheModelDoesNotHaveIsRefused) {
 }
 
 TEST(LoaderTest, DeviceThatIsNotThereIsNamed) {
-  if (at::hasCUDA()) GTEST_SKIP() << "this machine has the device";
   ModelLoadOptions options = TinyOptions("tiny-llama", "bfloat16");
-  for (const char* device_map : {"cuda", "cuda:1"}) {
-    options.spec.device_map = device_map;
-    EXPECT_THAT(LoadModel(options, nullptr), NamesField("device_map"));
-  }
+
+  // No machine has so many, with CUDA or without.
+  options.spec.device_map = "cuda:999";
+
+  EXPECT_THAT(LoadModel(options, nullptr), NamesField("device_map"));
 }
 
 TEST(LoaderTest, PlacementByModuleIsNotSupportedYet) {

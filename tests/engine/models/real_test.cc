@@ -30,11 +30,8 @@ class RealModelTest : public testing::Test {
   void SetUp() override {
     // Read before any thread of ours exists.
     const char* folder = std::getenv("MODELD_TEST_MODELS");  // NOLINT(concurrency-mt-unsafe)
-    snapshot_ = std::string(folder == nullptr ? "/work/tools/models" : folder) +
-                "/HuggingFaceTB/SmolLM2-135M-Instruct";
-    if (!std::filesystem::exists(snapshot_ + "/model.safetensors")) {
-      GTEST_SKIP() << "no model in " << snapshot_ << "; set MODELD_TEST_MODELS";
-    }
+    ASSERT_NE(folder, nullptr) << "tests/run sets MODELD_TEST_MODELS to the folder of real models";
+    snapshot_ = std::string(folder) + "/HuggingFaceTB/SmolLM2-135M-Instruct";
     std::ifstream stream(TinyRepository("smollm2-135m-instruct.golden.json"));
     golden_ = nlohmann::json::parse(stream);
     for (const auto& chat : golden_.at("chats")) chats_.push_back(ChatOf(chat));
@@ -71,7 +68,8 @@ class RealModelTest : public testing::Test {
   static at::Tensor FedLogits(CausalLm& model, const Chat& chat) {
     std::vector<int64_t> fed = chat.prompt;
     fed.insert(fed.end(), chat.greedy.begin(), chat.greedy.end() - 1);
-    return AllLogits(model, fed, 1000).narrow(0, std::ssize(chat.prompt) - 1, std::ssize(chat.greedy));
+    return AllLogits(model, fed, 1000)
+        .narrow(0, std::ssize(chat.prompt) - 1, std::ssize(chat.greedy));
   }
 
   std::string snapshot_;

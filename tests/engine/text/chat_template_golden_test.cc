@@ -34,7 +34,8 @@ std::unique_ptr<ChatTemplate> Load(const std::string& name) {
   return chat_template.ok() ? *std::move(chat_template) : nullptr;
 }
 
-// What transformers refuses, ours refuses too, and with the same words when the template has spoken.
+// What transformers refuses, ours refuses too, and with the same words when the template has
+// spoken.
 TEST(ChatTemplateGoldenTest, PromptsEqualTransformersToTheByte) {
   ASSERT_EQ(setenv("TZ", "UTC", 1), 0);
   const Json goldens = Json::parse(ReadTextData("prompts.json"));

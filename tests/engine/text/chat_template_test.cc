@@ -49,8 +49,8 @@ TEST(ChatTemplateTest, FileComesBeforeTheConfiguration) {
 }
 
 TEST(ChatTemplateTest, ConfigurationHoldsOneTemplateAsAString) {
-  const auto chat_template =
-      FromConfig(R"({"bos_token": "<s>", "chat_template": "{{ bos_token }}{{ messages[0].content }}"})");
+  const auto chat_template = FromConfig(
+      R"({"bos_token": "<s>", "chat_template": "{{ bos_token }}{{ messages[0].content }}"})");
 
   ASSERT_THAT(chat_template, IsOk());
   EXPECT_THAT((*chat_template)->Render({.messages_json = kHello}), IsOkAndHolds("<s>hello"));
@@ -64,7 +64,8 @@ TEST(ChatTemplateTest, ToolsChooseTheTemplateForTools) {
 
   ASSERT_THAT(chat_template, IsOk());
   EXPECT_THAT((*chat_template)->Render({.messages_json = kHello}), IsOkAndHolds("plain"));
-  EXPECT_THAT((*chat_template)->Render({.messages_json = kHello, .tools_json = "[{}, {}]"}), IsOkAndHolds("with 2"));
+  EXPECT_THAT((*chat_template)->Render({.messages_json = kHello, .tools_json = "[{}, {}]"}),
+              IsOkAndHolds("with 2"));
 }
 
 TEST(ChatTemplateTest, NoTemplateHasItsOwnReason) {
@@ -82,13 +83,13 @@ TEST(ChatTemplateTest, HostileFilesAreInvalidRepositories) {
   }
   std::string nested;
   for (int i = 0; i < 100'000; ++i) nested += "{{ (";
-  for (const std::string& source : {std::string("{% if %}"), std::string("{% for x in %}"),
-                                    std::string("{{ 'a"), std::string("\xff"), nested,
-                                    "{{ " + std::string(100'000, '(') + " }}",
-                                    "{{ " + std::string(250'000, '-') + " }}",
-                                    "{{ " + std::string(250'000, '[') + " }}",
-                                    std::string(5 << 20, 'x')}) {
-    EXPECT_THAT(FromSource(source), HasReasonOf(Reason::kInvalidRepository)) << source.substr(0, 40);
+  for (const std::string& source :
+       {std::string("{% if %}"), std::string("{% for x in %}"), std::string("{{ 'a"),
+        std::string("\xff"), nested, "{{ " + std::string(100'000, '(') + " }}",
+        "{{ " + std::string(250'000, '-') + " }}", "{{ " + std::string(250'000, '[') + " }}",
+        std::string(5 << 20, 'x')}) {
+    EXPECT_THAT(FromSource(source), HasReasonOf(Reason::kInvalidRepository))
+        << source.substr(0, 40);
   }
 }
 
@@ -111,7 +112,8 @@ TEST(ChatTemplateTest, RequestsThatAreNotJsonNameTheirField) {
 }
 
 TEST(ChatTemplateTest, RaisedMessageReachesTheCaller) {
-  const auto prompt = Render("{% macro m() %}{{ raise_exception('Roles must ' ~ 'alternate') }}{% endmacro %}{{ m() }}");
+  const auto prompt = Render(
+      "{% macro m() %}{{ raise_exception('Roles must ' ~ 'alternate') }}{% endmacro %}{{ m() }}");
 
   EXPECT_THAT(prompt, HasReasonOf(Reason::kInvalidField));
   EXPECT_EQ(std::string(prompt.status().message()),
@@ -120,7 +122,8 @@ TEST(ChatTemplateTest, RaisedMessageReachesTheCaller) {
 
 TEST(ChatTemplateTest, EndlessTemplateRunsOutOfSteps) {
   const auto prompt = Render(
-      "{% for a in range(10000) %}{% for b in range(10000) %}{% set x = a %}{% endfor %}{% endfor %}");
+      "{% for a in range(10000) %}{% for b in range(10000) %}{% set x = a %}{% endfor %}{% endfor "
+      "%}");
 
   EXPECT_THAT(prompt, HasReasonOf(Reason::kInvalidField));
   EXPECT_THAT(std::string(prompt.status().message()), HasSubstr("steps"));
@@ -139,7 +142,8 @@ TEST(ChatTemplateTest, EndlessRecursionIsRefused) {
               HasReasonOf(Reason::kInvalidField));
 }
 
-// Lists within lists, as deep as the steps allow: printing, comparing and dropping them is recursive.
+// Lists within lists, as deep as the steps allow: printing, comparing and dropping them is
+// recursive.
 TEST(ChatTemplateTest, DeeplyNestedValuesDoNotEndTheProcess) {
   const std::string nest =
       "{% set ns = namespace(x=[]) %}{% for a in range(10000) %}{% for b in range(100) %}"

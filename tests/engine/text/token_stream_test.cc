@@ -53,8 +53,8 @@ TEST_P(TokenStreamGoldenTest, PiecesAddUpToTheTextDecodedAtOnce) {
   }
 }
 
-// Wherever a prompt ends inside a text, prompt and answer together give the text; ends in the middle of a
-// character are left out, because there the prompt itself has no text.
+// Wherever a prompt ends inside a text, prompt and answer together give the text; ends in the
+// middle of a character are left out, because there the prompt itself has no text.
 TEST_P(TokenStreamGoldenTest, AnswerContinuesThePromptAtEveryToken) {
   const auto tokenizer = Load(GetParam());
   for (const TextGolden& golden : ReadTextGoldens(GetParam())) {

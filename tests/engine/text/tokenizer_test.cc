@@ -53,7 +53,8 @@ TEST_P(TokenizerGoldenTest, DecodesAsTransformersDoes) {
   }
 }
 
-// A token for what the vocabulary does not have ("<unk>") is no smuggled one: it does not steer a model.
+// A token for what the vocabulary does not have ("<unk>") is no smuggled one: it does not steer a
+// model.
 TEST_P(TokenizerGoldenTest, UserTextYieldsNoSpecialToken) {
   const std::string unknown = GetParam() == "wordpiece" ? "[UNK]" : "<unk>";
   for (const TextGolden& golden : goldens_) {
@@ -157,9 +158,14 @@ TEST(TokenizerTest, SpecialTokensMapFillsWhatTheConfigurationLeavesOut) {
 // A tokenizer.json may ask for truncation and padding; a request decides that itself.
 TEST(TokenizerTest, FileCannotTruncateOrPad) {
   auto json = nlohmann::json::parse(ReadTextData("byte_level_bpe/tokenizer.json"));
-  json["truncation"] = {{"direction", "Right"}, {"max_length", 4}, {"strategy", "LongestFirst"}, {"stride", 0}};
-  json["padding"] = {{"strategy", {{"Fixed", 4096}}}, {"direction", "Right"}, {"pad_to_multiple_of", nullptr},
-                     {"pad_id", 0}, {"pad_type_id", 0}, {"pad_token", "<|im_start|>"}};
+  json["truncation"] = {
+      {"direction", "Right"}, {"max_length", 4}, {"strategy", "LongestFirst"}, {"stride", 0}};
+  json["padding"] = {{"strategy", {{"Fixed", 4096}}},
+                     {"direction", "Right"},
+                     {"pad_to_multiple_of", nullptr},
+                     {"pad_id", 0},
+                     {"pad_type_id", 0},
+                     {"pad_token", "<|im_start|>"}};
   TemporarySnapshot snapshot;
   snapshot.Write("tokenizer.json", json.dump());
 

@@ -43,8 +43,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Impossible{"eos_token_id", "-1"}, Impossible{"eos_token_id", "[2,\"x\"]"}));
 
 TEST_P(ImpossibleConfigTest, IsRefusedNamingTheKey) {
-  const auto config =
-      ReadArchitectureConfig(LlamaConfig(GetParam().key, GetParam().value));
+  const auto config = ReadArchitectureConfig(LlamaConfig(GetParam().key, GetParam().value));
 
   EXPECT_THAT(config, HasReasonOf(Reason::kInvalidRepository));
   // A size that does not divide is told by one of the two keys.
@@ -68,10 +67,10 @@ TEST(ConfigTest, BothSpellingsOfRopeSayTheSame) {
   const auto old_spelling = ReadArchitectureConfig(LlamaConfig(
       "rope_scaling", R"({"type":"llama3","factor":8,"low_freq_factor":1,"high_freq_factor":4,)"
                       R"("original_max_position_embeddings":64},"rope_theta":500000)"));
-  const auto new_spelling = ReadArchitectureConfig(LlamaConfig(
-      "rope_parameters",
-      R"({"rope_type":"llama3","rope_theta":500000,"factor":8,"low_freq_factor":1,)"
-      R"("high_freq_factor":4,"original_max_position_embeddings":64})"));
+  const auto new_spelling = ReadArchitectureConfig(
+      LlamaConfig("rope_parameters",
+                  R"({"rope_type":"llama3","rope_theta":500000,"factor":8,"low_freq_factor":1,)"
+                  R"("high_freq_factor":4,"original_max_position_embeddings":64})"));
 
   ASSERT_THAT(old_spelling, IsOk());
   ASSERT_THAT(new_spelling, IsOk());
@@ -99,9 +98,9 @@ TEST(ConfigTest, ScalingWithoutFactorIsRefused) {
 TEST(ConfigTest, UnsupportedThingsAreToldApart) {
   EXPECT_THAT(ReadArchitectureConfig(LlamaConfig("model_type", "\"gpt_neox\"")),
               HasReasonOf(Reason::kUnsupportedArchitecture));
-  EXPECT_THAT(ReadArchitectureConfig(
-                  LlamaConfig("architectures", R"(["LlamaForSequenceClassification"])")),
-              HasReasonOf(Reason::kUnsupportedArchitecture));
+  EXPECT_THAT(
+      ReadArchitectureConfig(LlamaConfig("architectures", R"(["LlamaForSequenceClassification"])")),
+      HasReasonOf(Reason::kUnsupportedArchitecture));
   EXPECT_THAT(ReadArchitectureConfig(LlamaConfig("hidden_act", "\"gelu\"")),
               HasReasonOf(Reason::kUnsupportedArchitecture));
   EXPECT_THAT(ReadArchitectureConfig(

@@ -35,11 +35,11 @@ std::string SafetensorsBytes(std::string_view header_json, int64_t data_bytes) {
 }
 
 std::string LlamaConfig(const std::string& key, const std::string& value) {
-  nlohmann::json config = {{"model_type", "llama"},     {"architectures", {"LlamaForCausalLM"}},
-                           {"hidden_size", 32},         {"intermediate_size", 64},
-                           {"num_hidden_layers", 2},    {"num_attention_heads", 4},
-                           {"num_key_value_heads", 2},  {"vocab_size", 100},
-                           {"rms_norm_eps", 1e-5},      {"max_position_embeddings", 512},
+  nlohmann::json config = {{"model_type", "llama"},      {"architectures", {"LlamaForCausalLM"}},
+                           {"hidden_size", 32},          {"intermediate_size", 64},
+                           {"num_hidden_layers", 2},     {"num_attention_heads", 4},
+                           {"num_key_value_heads", 2},   {"vocab_size", 100},
+                           {"rms_norm_eps", 1e-5},       {"max_position_embeddings", 512},
                            {"tie_word_embeddings", true}};
   if (value == "absent") {
     config.erase(key);

@@ -143,8 +143,8 @@ TEST(SafetensorsTest, EveryTruncationIsRefused) {
   const std::string file = SafetensorsBytes(kTwo, 16);
 
   for (size_t length = 0; length < file.size(); ++length) {
-    const auto header = ParseSafetensorsHeader(file.substr(0, length), "x",
-                                               static_cast<int64_t>(length));
+    const auto header =
+        ParseSafetensorsHeader(file.substr(0, length), "x", static_cast<int64_t>(length));
     EXPECT_THAT(header, HasReasonOf(Reason::kInvalidRepository)) << length;
   }
 }
@@ -171,8 +171,8 @@ TEST(SafetensorsTest, MappedTensorHasTheFilesBytes) {
   EXPECT_EQ(static_cast<char>(*(*mapped)->data(b)), 'x');
 }
 
-// Whatever is in the file: an answer, and what is accepted lies within the file. 20,000 headers, each
-// an honest one with a few bytes changed; the seed makes a failure repeatable.
+// Whatever is in the file: an answer, and what is accepted lies within the file. 20,000 headers,
+// each an honest one with a few bytes changed; the seed makes a failure repeatable.
 TEST(SafetensorsTest, MutatedHeadersNeverReachOutsideTheFile) {
   std::mt19937 random(20261124);
   const std::string honest = SafetensorsBytes(kTwo, 16);
@@ -182,10 +182,17 @@ TEST(SafetensorsTest, MutatedHeadersNeverReachOutsideTheFile) {
     for (uint32_t change = random() % 4 + 1; change > 0; --change) {
       const size_t at = random() % file.size();
       switch (random() % 4) {
-        case 0: file[at] = static_cast<char>(random()); break;
-        case 1: file[at] = static_cast<char>('0' + random() % 10); break;
-        case 2: file.erase(at, 1 + random() % 3); break;
-        default: file.insert(at, 1, "{}[],:\"019-e."[random() % 13]);
+        case 0:
+          file[at] = static_cast<char>(random());
+          break;
+        case 1:
+          file[at] = static_cast<char>('0' + random() % 10);
+          break;
+        case 2:
+          file.erase(at, 1 + random() % 3);
+          break;
+        default:
+          file.insert(at, 1, "{}[],:\"019-e."[random() % 13]);
       }
       if (file.empty()) file = honest;
     }

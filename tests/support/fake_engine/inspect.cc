@@ -23,7 +23,8 @@ void Misbehave(const std::string& how) {
   }
   while (how == "hang") pause();
   const std::string block(1 << 20, 'x');
-  while (how == "flood" && std::fwrite(block.data(), 1, block.size(), stdout) == block.size()) {}
+  while (how == "flood" && std::fwrite(block.data(), 1, block.size(), stdout) == block.size()) {
+  }
   if (how == "garbage") std::printf("no JSON at all\n");
 }
 
@@ -40,8 +41,8 @@ void FillSizes(const Json& request, const Json& config, Inspection& inspection) 
   inspection.max_context = config.value("max_position_embeddings", int64_t{2048});
   inspection.parameters = inspection.weights_file_bytes / 2;
   const int64_t heads = config.value("num_attention_heads", int64_t{4});
-  const int64_t kv_width = inspection.hidden_size / heads *
-                           config.value("num_key_value_heads", heads);
+  const int64_t kv_width =
+      inspection.hidden_size / heads * config.value("num_key_value_heads", heads);
   for (const auto& [dtype, bytes] : {std::pair{"bfloat16", 2}, {"float16", 2}, {"float32", 4}}) {
     inspection.weights_bytes[dtype] = inspection.parameters * bytes;
     inspection.layer_bytes[dtype].assign(

@@ -1,15 +1,13 @@
-// A program that stands in for modeld-engine in tests: same commands, same services, no model. What it does is in
-// script.h.
+// A program that stands in for modeld-engine in tests: same commands, same services, no model. What
+// it does is in script.h.
 #include <grpcpp/server_builder.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "tests/support/fake_engine/inspect.h"
 #include "tests/support/fake_engine/script.h"
@@ -20,13 +18,13 @@ namespace {
 
 constexpr int kMessageBytesMax = 64 << 20;
 
-// Ends the process when the daemon's end of the control socket is closed.
-void WatchControl(int fd) {
+// Returns when the daemon's end of the control socket is closed.
+void WaitForEof(int fd) {
   char byte = 0;
-  while (true) {
-    const ssize_t count = read(fd, &byte, 1);
-    if (count == 0 || (count < 0 && errno != EINTR)) _exit(0);
-  }
+  ssize_t count = 0;
+  do {
+    count = read(fd, &byte, 1);
+  } while (count > 0 || (count < 0 && errno == EINTR));
 }
 
 int Serve(const std::string& program, const std::map<std::string, std::string>& options) {
@@ -39,8 +37,6 @@ int Serve(const std::string& program, const std::map<std::string, std::string>& 
     std::fprintf(stderr, "fake engine: told to crash at its start\n");
     return 3;
   }
-  if (!script->ignore_eof) std::thread(WatchControl, std::stoi(options.at("--control-fd"))).detach();
-  while (script->start_hang) pause();
   FakeEngineState state(program);
   FakeEngineService engine(state);
   FakeInferenceService inference(state);
@@ -49,10 +45,13 @@ int Serve(const std::string& program, const std::map<std::string, std::string>& 
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);
   builder.RegisterService(&engine);
   builder.RegisterService(&inference);
-  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr) return 4;
-  server->Wait();
-  return 0;
+  const std::unique_ptr<grpc::Server> server =
+      script->start_hang ? nullptr : builder.BuildAndStart();
+  if (server == nullptr && !script->start_hang) return 4;
+  while (script->ignore_eof) pause();
+  WaitForEof(std::stoi(options.at("--control-fd")));
+  // At once, with calls in flight: what is tested is the daemon, not our farewell.
+  _exit(0);
 }
 
 int Main(int argc, char** argv) {

@@ -37,7 +37,8 @@ bool Pause(grpc::ServerContext& context, int64_t ms) {
 }
 
 grpc::Status HangUntilCancelled(grpc::ServerContext& context) {
-  while (Pause(context, 1000)) {}
+  while (Pause(context, 1000)) {
+  }
   return grpc::Status(grpc::StatusCode::CANCELLED, "cancelled");
 }
 
@@ -137,7 +138,8 @@ int64_t FakeEngineState::Drain(int64_t timeout_ms) {
   const auto deadline = Clock::Real().Steady() + std::chrono::milliseconds(timeout_ms);
   MutexLock lock(mutex_);
   draining_ = true;
-  while (active_ > 0 && changed_.WaitUntil(mutex_, deadline)) {}
+  while (active_ > 0 && changed_.WaitUntil(mutex_, deadline)) {
+  }
   cut_off_ = true;
   return active_;
 }
@@ -173,13 +175,15 @@ grpc::Status FakeEngineService::Load(grpc::ServerContext* context,
   if (!read.ok()) return ToGrpcStatus(read.status());
   const FakeEngineScript& script = *read;
   if (!script.report.empty()) {
-    if (const absl::Status status = WriteReport(script.report, *request, Descriptors()); !status.ok()) {
+    if (const absl::Status status = WriteReport(script.report, *request, Descriptors());
+        !status.ok()) {
       return ToGrpcStatus(status);
     }
   }
   if (script.load_hang) return HangUntilCancelled(*context);
   if (const auto reason = ParseReason(script.load_error)) {
-    return ToGrpcStatus(Error(*reason, "the fake engine was told to refuse " + request->model_name()));
+    return ToGrpcStatus(
+        Error(*reason, "the fake engine was told to refuse " + request->model_name()));
   }
   enginepb::LoadResponse message;
   message.set_phase(enginepb::LoadResponse::PHASE_READING);
@@ -240,8 +244,9 @@ std::vector<std::string> Words(const std::string& text) {
 
 }  // namespace
 
-grpc::Status FakeInferenceService::Stream(grpc::ServerContext& context, const Answer& answer,
-                                          grpc::ServerWriter<modeld::v1::GenerateResponse>& writer) {
+grpc::Status FakeInferenceService::Stream(
+    grpc::ServerContext& context, const Answer& answer,
+    grpc::ServerWriter<modeld::v1::GenerateResponse>& writer) {
   if (const absl::Status status = state_.Begin(); !status.ok()) return ToGrpcStatus(status);
   const FakeEngineScript script = state_.script();
   const int64_t asked =
@@ -252,7 +257,8 @@ grpc::Status FakeInferenceService::Stream(grpc::ServerContext& context, const An
   for (; done < count && !state_.cut_off(); ++done) {
     if (done == script.crash_after_tokens) Crash("while it generates");
     if (done == script.hang_after_tokens) {
-      while (!state_.cut_off() && Pause(context, 10)) {}
+      while (!state_.cut_off() && Pause(context, 10)) {
+      }
     }
     if (!Pause(context, script.token_ms)) break;
     modeld::v1::GenerateResponse message;
@@ -283,12 +289,13 @@ grpc::Status FakeInferenceService::Generate(
   if (request->prompt().empty() == request->token_ids().empty()) {
     return ToGrpcStatus(InvalidField("prompt", "exactly one of prompt and token_ids is set"));
   }
-  const std::string prompt =
-      request->prompt().empty() ? std::string(request->token_ids().begin(), request->token_ids().end())
-                                : request->prompt();
-  return Stream(*context,
-                {"Generate", Words(prompt), static_cast<int64_t>(prompt.size()), request->sampling()},
-                *writer);
+  const std::string prompt = request->prompt().empty() ? std::string(request->token_ids().begin(),
+                                                                     request->token_ids().end())
+                                                       : request->prompt();
+  return Stream(
+      *context,
+      {"Generate", Words(prompt), static_cast<int64_t>(prompt.size()), request->sampling()},
+      *writer);
 }
 
 grpc::Status FakeInferenceService::Chat(grpc::ServerContext* context,

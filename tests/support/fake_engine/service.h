@@ -1,5 +1,5 @@
-// Engine and Inference of the fake engine. An answer repeats the words of the prompt, one a token, with the
-// token ids 0, 1, 2, ...; Tokenize makes one token of each byte.
+// Engine and Inference of the fake engine. An answer repeats the words of the prompt, one a token,
+// with the token ids 0, 1, 2, ...; Tokenize makes one token of each byte.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,16 @@ class FakeEngineState {
 
   const std::string& program_path() const { return program_path_; }
   FakeEngineScript script() const;
-  void SetLoaded(const FakeEngineScript& script, std::vector<modeld::engine::v1::DeviceMemory> devices);
+  void SetLoaded(const FakeEngineScript& script,
+                 std::vector<modeld::engine::v1::DeviceMemory> devices);
 
   // MODEL_NOT_READY before the load and after the drain began.
   absl::Status Begin();
   void AddTokens(int64_t prompt, int64_t generated);
   void End(const std::string& method, const std::string& finish_reason);
 
-  // Refuses new requests; waits for the running ones until `timeout_ms` passed, then has them cut off.
+  // Refuses new requests; waits for the running ones until `timeout_ms` passed, then has them cut
+  // off.
   int64_t Drain(int64_t timeout_ms);
   bool cut_off() const;
   modeld::engine::v1::StatsResponse Stats() const;

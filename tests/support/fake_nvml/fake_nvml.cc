@@ -1,6 +1,6 @@
-// A libnvidia-ml.so for tests. It reads the devices, one a line, from the file devices.txt beside itself each time
-// it is asked: total_bytes used_bytes uuid name. Signatures and return codes are those of NVML's manual
-// (https://docs.nvidia.com/deploy/nvml-api/).
+// A libnvidia-ml.so for tests. It reads the devices, one a line, from the file devices.txt beside
+// itself each time it is asked: total_bytes used_bytes uuid name. Signatures and return codes are
+// those of NVML's manual (https://docs.nvidia.com/deploy/nvml-api/).
 #include <dlfcn.h>
 
 #include <cstdio>

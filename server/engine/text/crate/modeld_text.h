@@ -1,7 +1,8 @@
 /* The C ABI of the crate modeld-text: tokenizers and chat templates.
  *
- * No function throws, unwinds or keeps a pointer that it was given. Objects are immutable and may be
- * used by many threads at once. All text is UTF-8 with its length, without a terminating zero. */
+ * No function throws, unwinds or keeps a pointer that it was given. Objects are immutable and may
+ * be used by many threads at once. All text is UTF-8 with its length, without a terminating zero.
+ */
 #pragma once
 
 #include <stdbool.h>
@@ -14,14 +15,14 @@ extern "C" {
 
 typedef enum {
   MODELD_TEXT_OK = 0,
-  MODELD_TEXT_BROKEN_FILE = 1,      /* a repository's file is not what it should be */
-  MODELD_TEXT_BAD_TEXT = 2,         /* the text is not UTF-8 */
-  MODELD_TEXT_BAD_IDS = 3,          /* a token id that the tokenizer does not have */
-  MODELD_TEXT_BAD_MESSAGES = 4,     /* not a JSON array of objects */
-  MODELD_TEXT_BAD_TOOLS = 5,        /* not a JSON array of objects */
-  MODELD_TEXT_BAD_ARGS = 6,         /* not a JSON object */
-  MODELD_TEXT_REFUSED = 7,          /* raise_exception, an error of the template, or a limit */
-  MODELD_TEXT_FAILED = 8            /* a defect in a crate */
+  MODELD_TEXT_BROKEN_FILE = 1,  /* a repository's file is not what it should be */
+  MODELD_TEXT_BAD_TEXT = 2,     /* the text is not UTF-8 */
+  MODELD_TEXT_BAD_IDS = 3,      /* a token id that the tokenizer does not have */
+  MODELD_TEXT_BAD_MESSAGES = 4, /* not a JSON array of objects */
+  MODELD_TEXT_BAD_TOOLS = 5,    /* not a JSON array of objects */
+  MODELD_TEXT_BAD_ARGS = 6,     /* not a JSON object */
+  MODELD_TEXT_REFUSED = 7,      /* raise_exception, an error of the template, or a limit */
+  MODELD_TEXT_FAILED = 8        /* a defect in a crate */
 } modeld_text_kind;
 
 /* Text that the caller lends for the time of a call. */
@@ -47,7 +48,8 @@ void modeld_text_free_ids(modeld_text_ids ids);
 
 typedef struct modeld_text_tokenizer modeld_text_tokenizer;
 
-/* `json` is the content of tokenizer.json. Here and below `error` is set when the kind is not OK. */
+/* `json` is the content of tokenizer.json. Here and below `error` is set when the kind is not OK.
+ */
 modeld_text_kind modeld_text_tokenizer_new(modeld_text_view json, modeld_text_tokenizer** tokenizer,
                                            modeld_text_bytes* error);
 void modeld_text_tokenizer_free(modeld_text_tokenizer* tokenizer);
@@ -58,8 +60,9 @@ modeld_text_kind modeld_text_tokenizer_encode(const modeld_text_tokenizer* token
                                               bool parse_special, modeld_text_ids* ids,
                                               modeld_text_bytes* error);
 modeld_text_kind modeld_text_tokenizer_decode(const modeld_text_tokenizer* tokenizer,
-                                              const uint32_t* ids, size_t ids_size, bool skip_special,
-                                              modeld_text_bytes* text, modeld_text_bytes* error);
+                                              const uint32_t* ids, size_t ids_size,
+                                              bool skip_special, modeld_text_bytes* text,
+                                              modeld_text_bytes* error);
 /* The vocabulary's own spelling; false for an id without one. */
 bool modeld_text_tokenizer_spelling(const modeld_text_tokenizer* tokenizer, uint32_t id,
                                     modeld_text_bytes* spelling);
