@@ -1,5 +1,7 @@
 #include "server/config/config.h"
 
+#include <toml++/toml.h>
+
 #include <algorithm>
 #include <charconv>
 #include <map>
@@ -7,7 +9,6 @@
 #include <set>
 #include <sstream>
 #include <string_view>
-#include <toml++/toml.h>
 #include <utility>
 
 #include "server/base/file.h"
@@ -17,7 +18,8 @@
 namespace modeld {
 namespace {
 
-constexpr size_t kSocketDirBytesMax = 70;  // sun_path has 107, the name of a socket is '/' and a UUID
+constexpr size_t kSocketDirBytesMax =
+    70;  // sun_path has 107, the name of a socket is '/' and a UUID
 
 std::string At(const std::string& file, const toml::source_region& region) {
   return file.substr(file.rfind('/') + 1) + ":" + std::to_string(region.begin.line);
@@ -25,10 +27,14 @@ std::string At(const std::string& file, const toml::source_region& region) {
 
 std::string TypeName(ConfigType type) {
   switch (type) {
-    case ConfigType::kString: return "a string";
-    case ConfigType::kInteger: return "an integer";
-    case ConfigType::kBoolean: return "true or false";
-    case ConfigType::kStringList: return "a list of strings";
+    case ConfigType::kString:
+      return "a string";
+    case ConfigType::kInteger:
+      return "an integer";
+    case ConfigType::kBoolean:
+      return "true or false";
+    case ConfigType::kStringList:
+      return "a list of strings";
   }
   return "";
 }
@@ -84,7 +90,8 @@ class Reader {
     return found == origin_.end() ? name : found->second;
   }
   bool IsSection(std::string_view section) const {
-    return std::ranges::any_of(keys_, [&](const auto& key) { return key.second.section == section; });
+    return std::ranges::any_of(keys_,
+                               [&](const auto& key) { return key.second.section == section; });
   }
   void ValidateAddress(const std::string& name, const std::string& value);
   void ValidateAbsolute(const std::string& name, const std::string& value);
@@ -146,8 +153,10 @@ void Reader::SetNode(const ConfigKey& key, const std::string& where, const toml:
 
 void Reader::SetText(const ConfigKey& key, const std::string& where, const std::string& text) {
   switch (key.type()) {
-    case ConfigType::kString: return Set(key, where, text);
-    case ConfigType::kStringList: return Set(key, where, Split(text));
+    case ConfigType::kString:
+      return Set(key, where, text);
+    case ConfigType::kStringList:
+      return Set(key, where, Split(text));
     case ConfigType::kBoolean:
       if (text != "true" && text != "false") break;
       return Set(key, where, text == "true");
@@ -173,7 +182,8 @@ void Reader::Set(const ConfigKey& key, const std::string& where, T value) {
   if constexpr (std::is_same_v<T, std::string>) {
     if (!key.choices.empty() && std::ranges::find(key.choices, value) == key.choices.end()) {
       std::string choices;
-      for (const std::string& choice : key.choices) choices += (choices.empty() ? "" : ", ") + choice;
+      for (const std::string& choice : key.choices)
+        choices += (choices.empty() ? "" : ", ") + choice;
       return Problem(where, key.name() + ": is \"" + value + "\", must be one of " + choices);
     }
   }
@@ -195,7 +205,8 @@ void Reader::ReadEnvironment(const std::map<std::string, std::string>& environme
     const size_t end = variable.find('_', 7);
     if (end == std::string::npos) continue;
     std::string section = variable.substr(7, end - 7);
-    std::ranges::transform(section, section.begin(), [](unsigned char c) { return std::tolower(c); });
+    std::ranges::transform(section, section.begin(),
+                           [](unsigned char c) { return std::tolower(c); });
     if (IsSection(section)) Problem(variable, "unknown key of [" + section + "]");
   }
 }
@@ -240,7 +251,8 @@ void Reader::Validate() {
   ValidateAbsolute("node.state_dir", config.node.state_dir);
   ValidateAbsolute("cache.primary", config.cache.primary);
   if (!config.cache.secondary.empty()) ValidateAbsolute("cache.secondary", config.cache.secondary);
-  for (const std::string& root : config.cache.custom_roots) ValidateAbsolute("cache.custom_roots", root);
+  for (const std::string& root : config.cache.custom_roots)
+    ValidateAbsolute("cache.custom_roots", root);
   ValidateAbsolute("engine.socket_dir", config.engine.socket_dir);
   if (config.engine.socket_dir.size() > kSocketDirBytesMax) {
     Problem(Where("engine.socket_dir"),
@@ -250,7 +262,8 @@ void Reader::Validate() {
   }
   const std::string& endpoint = config.hub.endpoint;
   if (!endpoint.starts_with("http://") && !endpoint.starts_with("https://")) {
-    Problem(Where("hub.endpoint"), "hub.endpoint: \"" + endpoint + "\" is no http:// or https:// URL");
+    Problem(Where("hub.endpoint"),
+            "hub.endpoint: \"" + endpoint + "\" is no http:// or https:// URL");
   }
 }
 

@@ -1,5 +1,5 @@
-// Everything that can be set: TOML file, then environment (MODELD_SECTION_KEY), then flags. Read once,
-// const afterwards. Each default stands here and nowhere else.
+// Everything that can be set: TOML file, then environment (MODELD_SECTION_KEY), then flags. Read
+// once, const afterwards. Each default stands here and nowhere else.
 #pragma once
 
 #include <cstdint>
@@ -70,7 +70,7 @@ struct Config {
 
 // What the process was started with.
 struct ConfigSources {
-  std::string file;         // path; empty: the default path, which may be missing
+  std::string file;  // path; empty: the default path, which may be missing
   std::map<std::string, std::string> environment;
   std::map<std::string, std::string> flags;  // "server.grpc_address" -> value
   std::string program_path;                  // of modeld itself
@@ -88,8 +88,9 @@ struct ConfigResult {
   std::vector<ConfigProblem> warnings;  // config is usable; for the log
 };
 
-// Reads everything and reports every problem, not only the first. A flag that is no key is a problem, and so is a
-// MODELD_SECTION_* variable that is none (MODELD_ENGINE_* ones go to the engines and may be anything).
+// Reads everything and reports every problem, not only the first. A flag that is no key is a
+// problem, and so is a MODELD_SECTION_* variable that is none (MODELD_ENGINE_* ones go to the
+// engines and may be anything).
 ConfigResult LoadConfig(const ConfigSources& sources);
 
 // The default of ConfigSources::file.

@@ -32,20 +32,26 @@ ConfigTarget At(Config& config) {
 void AddServerKeys(std::vector<ConfigKey>& keys) {
   using Server = Config::Server;
   using Node = Config::Node;
-  keys.push_back({"server", "grpc_address", At<&Config::server, &Server::grpc_address>,
-                  "Address of the gRPC server. Port 0 takes any free one; the bound addresses stand in "
-                  "<state_dir>/endpoints.json. There is no authentication: bind other addresses only in a trusted network."});
+  keys.push_back(
+      {"server", "grpc_address", At<&Config::server, &Server::grpc_address>,
+       "Address of the gRPC server. Port 0 takes any free one; the bound addresses stand in "
+       "<state_dir>/endpoints.json. There is no authentication: bind other addresses only in a "
+       "trusted network."});
   keys.push_back({"server", "http_address", At<&Config::server, &Server::http_address>,
-                  "Address of the HTTP server: /metrics, /healthz, /readyz, REST, OpenAI API, web page. Port 0 as above."});
+                  "Address of the HTTP server: /metrics, /healthz, /readyz, REST, OpenAI API, web "
+                  "page. Port 0 as above."});
   keys.push_back({"server", "http_threads", At<&Config::server, &Server::http_threads>,
-                  "Threads of the HTTP server, one for each open request. At most that less 16 may be streams.", 17, 4096});
+                  "Threads of the HTTP server, one for each open request. At most that less 16 may "
+                  "be streams.",
+                  17, 4096});
   keys.push_back({"server", "drain_seconds", At<&Config::server, &Server::drain_seconds>,
                   "How long running requests may take when the daemon stops.", 0, 3600});
   keys.push_back({"node", "name", At<&Config::node, &Node::name>,
                   "Name of this machine in lists and metrics.", 0, 0, "the host name"});
-  keys.push_back({"node", "state_dir", At<&Config::node, &Node::state_dir>,
-                  "Folder for what the daemon keeps beside the database: node_id, endpoints.json. Absolute.", 0, 0,
-                  "$STATE_DIRECTORY (systemd sets it), else /var/lib/modeld"});
+  keys.push_back(
+      {"node", "state_dir", At<&Config::node, &Node::state_dir>,
+       "Folder for what the daemon keeps beside the database: node_id, endpoints.json. Absolute.",
+       0, 0, "$STATE_DIRECTORY (systemd sets it), else /var/lib/modeld"});
 }
 
 void AddStorageKeys(std::vector<ConfigKey>& keys) {
@@ -54,28 +60,37 @@ void AddStorageKeys(std::vector<ConfigKey>& keys) {
   keys.push_back({"database", "url", At<&Config::database, &Database::url>,
                   "PostgreSQL as a libpq URI or key=value text, without the password."});
   keys.push_back({"database", "password_file", At<&Config::database, &Database::password_file>,
-                  "File with the database password; a name without '/' is a file in $CREDENTIALS_DIRECTORY (systemd "
-                  "credentials).", 0, 0, "no password"});
+                  "File with the database password; a name without '/' is a file in "
+                  "$CREDENTIALS_DIRECTORY (systemd "
+                  "credentials).",
+                  0, 0, "no password"});
   keys.push_back({"database", "connections", At<&Config::database, &Database::connections>,
                   "Connections to PostgreSQL at most.", 2, 200});
   keys.push_back({"cache", "primary", At<&Config::cache, &CacheRoots::primary>,
-                  "Cache for models of cache_location \"primary\": the folder that has hub/ in it (HF_HOME of Python "
-                  "programs). Absolute.", 0, 0, "$HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface"});
+                  "Cache for models of cache_location \"primary\": the folder that has hub/ in it "
+                  "(HF_HOME of Python "
+                  "programs). Absolute.",
+                  0, 0, "$HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface"});
   keys.push_back({"cache", "secondary", At<&Config::cache, &CacheRoots::secondary>,
                   "Cache for models of cache_location \"secondary\". Absolute.", 0, 0,
                   "no such cache; requests that name it are refused"});
   keys.push_back({"cache", "custom_roots", At<&Config::cache, &CacheRoots::custom_roots>,
-                  "Folders below which requests with cache_location \"custom\" may put models. Absolute. In the environment "
-                  "and in flags separated by ':'.", 0, 0, "every custom path is refused"});
+                  "Folders below which requests with cache_location \"custom\" may put models. "
+                  "Absolute. In the environment "
+                  "and in flags separated by ':'.",
+                  0, 0, "every custom path is refused"});
   keys.push_back({"cache", "require_mount",
                   [](Config& config) -> ConfigTarget { return &config.require_mount; },
-                  "Refuse a cache path on the root filesystem, so that a disk that is not mounted is not mistaken for "
+                  "Refuse a cache path on the root filesystem, so that a disk that is not mounted "
+                  "is not mistaken for "
                   "an empty cache."});
   keys.push_back({"hub", "endpoint", At<&Config::hub, &Hub::endpoint>,
-                  "URL of the Hugging Face Hub or of a mirror.", 0, 0, "$HF_ENDPOINT, else https://huggingface.co"});
+                  "URL of the Hugging Face Hub or of a mirror.", 0, 0,
+                  "$HF_ENDPOINT, else https://huggingface.co"});
   keys.push_back({"hub", "token_file", At<&Config::hub, &Hub::token_file>,
-                  "File with the access token for gated and private repositories; names as in database.password_file.", 0, 0,
-                  "$HF_TOKEN, else no token"});
+                  "File with the access token for gated and private repositories; names as in "
+                  "database.password_file.",
+                  0, 0, "$HF_TOKEN, else no token"});
 }
 
 void AddWorkKeys(std::vector<ConfigKey>& keys) {
@@ -99,15 +114,24 @@ void AddWorkKeys(std::vector<ConfigKey>& keys) {
                   "A load may take so long, plus the next key for each GiB of weights.", 1, 86400});
   keys.push_back({"engine", "load_timeout_seconds_per_gib",
                   At<&Config::engine, &Engine::load_timeout_seconds_per_gib>,
-                  "Seconds that a load may take beyond the key above, for each GiB of weights.", 0, 3600});
-  keys.push_back({"engine", "requests_waiting_max", At<&Config::engine, &Engine::requests_waiting_max>,
-                  "Requests that may wait for one model; further ones are refused with QUEUE_FULL.", 1, 1'000'000});
-  keys.push_back({"devices", "cpu_memory_bytes",
-                  At<&Config::devices, &Config::Devices::cpu_memory_bytes>,
-                  "Memory that models on the device \"cpu\" may use together.", 0, kMany,
-                  "half of the memory that this process may use (physical memory or its cgroup's limit)"});
-  keys.push_back({"log", "level", At<&Config::log, &Config::Log::level>,
-                  "Lines below this level are dropped.", 0, 0, "", {"debug", "info", "warning", "error"}});
+                  "Seconds that a load may take beyond the key above, for each GiB of weights.", 0,
+                  3600});
+  keys.push_back({"engine", "requests_waiting_max",
+                  At<&Config::engine, &Engine::requests_waiting_max>,
+                  "Requests that may wait for one model; further ones are refused with QUEUE_FULL.",
+                  1, 1'000'000});
+  keys.push_back(
+      {"devices", "cpu_memory_bytes", At<&Config::devices, &Config::Devices::cpu_memory_bytes>,
+       "Memory that models on the device \"cpu\" may use together.", 0, kMany,
+       "half of the memory that this process may use (physical memory or its cgroup's limit)"});
+  keys.push_back({"log",
+                  "level",
+                  At<&Config::log, &Config::Log::level>,
+                  "Lines below this level are dropped.",
+                  0,
+                  0,
+                  "",
+                  {"debug", "info", "warning", "error"}});
 }
 
 }  // namespace
@@ -130,7 +154,9 @@ std::string ConfigKey::default_text() const {
   return "[" + list + "]";
 }
 
-std::string ConfigKey::environment_name() const { return "MODELD_" + Upper(section) + "_" + Upper(key); }
+std::string ConfigKey::environment_name() const {
+  return "MODELD_" + Upper(section) + "_" + Upper(key);
+}
 
 std::string ConfigKey::flag() const {
   std::string flag = "--" + section + "-" + key;

@@ -1,4 +1,5 @@
-// The one table of everything that can be set. File, environment, flags and the sample file follow from it.
+// The one table of everything that can be set. File, environment, flags and the sample file follow
+// from it.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +14,16 @@ namespace modeld {
 enum class ConfigType { kString, kInteger, kBoolean, kStringList };
 
 // Where a value goes; what is there in a new Config is the default.
-using ConfigTarget =
-    std::variant<std::string*, int64_t*, bool*, std::vector<std::string>*>;
+using ConfigTarget = std::variant<std::string*, int64_t*, bool*, std::vector<std::string>*>;
 
 struct ConfigKey {
   std::string section;
   std::string key;
   ConfigTarget (*target)(Config& config);
-  std::string help;       // sentences for the sample file
-  int64_t min = 0;        // integers
-  int64_t max = 0;        // integers
-  std::string empty;      // what an empty or 0 value stands for, "" when it has no such meaning
+  std::string help;   // sentences for the sample file
+  int64_t min = 0;    // integers
+  int64_t max = 0;    // integers
+  std::string empty;  // what an empty or 0 value stands for, "" when it has no such meaning
   std::vector<std::string> choices;  // strings; empty: any
 
   std::string name() const { return section + "." + key; }
@@ -39,7 +39,8 @@ struct ConfigKey {
 // In the order of the sample file.
 std::vector<ConfigKey> AllConfigKeys();
 
-// deploy/modeld.toml: each key with its help, its environment variable and its default, commented out.
+// deploy/modeld.toml: each key with its help, its environment variable and its default, commented
+// out.
 std::string RenderConfigSample();
 
 }  // namespace modeld

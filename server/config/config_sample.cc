@@ -27,10 +27,13 @@ std::string Comment(const std::string& text) {
 }  // namespace
 
 std::string RenderConfigSample() {
-  std::string out =
-      Comment("Configuration of modeld, read once at its start: this file (--config FILE, default /etc/modeld/modeld.toml), "
-              "over it environment variables (MODELD_SECTION_KEY), over those flags. Every key is here with its default; "
-              "remove the '#' in front of a key to set it. `modeld --check-config` says what is wrong, with line numbers.");
+  std::string out = Comment(
+      "Configuration of modeld, read once at its start: this file (--config FILE, default "
+      "/etc/modeld/modeld.toml), "
+      "over it environment variables (MODELD_SECTION_KEY), over those flags. Every key is here "
+      "with its default; "
+      "remove the '#' in front of a key to set it. `modeld --check-config` says what is wrong, "
+      "with line numbers.");
   std::string section;
   for (const ConfigKey& key : AllConfigKeys()) {
     if (key.section != section) out += "\n[" + key.section + "]\n";

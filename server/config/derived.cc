@@ -41,7 +41,8 @@ class Environment {
 
 std::string HostName() {
   std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 && name[0] != '\0' ? name.data() : "localhost";
+  return gethostname(name.data(), name.size() - 1) == 0 && name[0] != '\0' ? name.data()
+                                                                           : "localhost";
 }
 
 std::string HomeDirectory(const Environment& environment) {
@@ -65,7 +66,9 @@ std::string ReadSecret(const std::string& key, const std::string& name,
   if (name.find('/') == std::string::npos) {
     const char* folder = environment.Find("CREDENTIALS_DIRECTORY");
     if (folder == nullptr) {
-      result.problems.push_back({key, "\"" + name + "\" is a systemd credential, but $CREDENTIALS_DIRECTORY is not set; give a path with '/' for a file"});
+      result.problems.push_back({key, "\"" + name +
+                                          "\" is a systemd credential, but $CREDENTIALS_DIRECTORY "
+                                          "is not set; give a path with '/' for a file"});
       return "";
     }
     path = std::string(folder) + "/" + name;
@@ -75,7 +78,7 @@ std::string ReadSecret(const std::string& key, const std::string& name,
     result.problems.push_back({key, std::string(secret.status().message())});
     return "";
   }
-  struct stat info {};
+  struct stat info{};
   if (stat(path.c_str(), &info) == 0 && (info.st_mode & S_IROTH) != 0) {
     result.warnings.push_back({key, path + " can be read by everybody; chmod 0640 it"});
   }
@@ -95,7 +98,8 @@ void FillDerived(const ConfigSources& sources, ConfigResult& result) {
     config.node.state_dir = environment.First("STATE_DIRECTORY", "/var/lib/modeld");
   }
   if (config.engine.socket_dir.empty()) {
-    config.engine.socket_dir = environment.First("RUNTIME_DIRECTORY", config.node.state_dir + "/run");
+    config.engine.socket_dir =
+        environment.First("RUNTIME_DIRECTORY", config.node.state_dir + "/run");
   }
   if (config.engine.program.empty()) {
     const std::filesystem::path own(sources.program_path);
@@ -110,7 +114,8 @@ void FillDerived(const ConfigSources& sources, ConfigResult& result) {
     config.hub.endpoint = environment.Get("HF_ENDPOINT", "https://huggingface.co");
   }
   while (config.hub.endpoint.ends_with('/')) config.hub.endpoint.pop_back();
-  if (config.devices.cpu_memory_bytes == 0) config.devices.cpu_memory_bytes = ProcessMemoryBytes() / 2;
+  if (config.devices.cpu_memory_bytes == 0)
+    config.devices.cpu_memory_bytes = ProcessMemoryBytes() / 2;
   if (!config.database.password_file.empty()) {
     config.database_password =
         ReadSecret("database.password_file", config.database.password_file, environment, result);

@@ -1,4 +1,5 @@
-// What follows from the machine and the environment where the configuration is silent, and the secrets.
+// What follows from the machine and the environment where the configuration is silent, and the
+// secrets.
 #pragma once
 
 #include "server/config/config.h"

@@ -26,7 +26,8 @@ void LowerTo(const std::string& path, int64_t& bytes) {
 int64_t ProcessMemoryBytes(const std::string& root) {
   namespace fs = std::filesystem;
   int64_t bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-  const absl::StatusOr<std::string> groups = ReadFile((fs::path(root) / "proc/self/cgroup").string());
+  const absl::StatusOr<std::string> groups =
+      ReadFile((fs::path(root) / "proc/self/cgroup").string());
   if (!groups.ok()) return bytes;
   // Lines are "0::/path" (v2) and "N:memory:/path" (v1); cgroups(7).
   std::istringstream lines(*groups);

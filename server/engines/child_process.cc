@@ -48,8 +48,8 @@ class SpawnSetup {
     posix_spawnattr_setsigmask(&attributes_, &none);
     posix_spawnattr_setsigdefault(&attributes_, &all);
     posix_spawnattr_setpgroup(&attributes_, 0);
-    posix_spawnattr_setflags(&attributes_,
-                             POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+    posix_spawnattr_setflags(
+        &attributes_, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
   }
   ~SpawnSetup() {
     posix_spawnattr_destroy(&attributes_);
@@ -69,6 +69,11 @@ std::vector<std::string> ChildEnvironment(const char* const* environment) {
   for (; environment != nullptr && *environment != nullptr; ++environment) {
     if (MaySee(*environment)) kept.emplace_back(*environment);
   }
+  // libgomp reads it before main(). Its threads spin by default, which starves everything else of the
+  // machine between two steps.
+  const bool chosen = std::ranges::any_of(
+      kept, [](const std::string& entry) { return entry.starts_with("OMP_WAIT_POLICY="); });
+  if (!chosen) kept.emplace_back("OMP_WAIT_POLICY=passive");
   return kept;
 }
 
@@ -116,7 +121,8 @@ absl::StatusOr<Child> SpawnChild(const ChildCommand& command) {
 bool WaitForEnd(int pidfd, std::chrono::milliseconds timeout) {
   const auto end = std::chrono::steady_clock::now() + timeout;
   while (true) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
     pollfd wanted{pidfd, POLLIN, 0};
     const int ready = poll(&wanted, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
     if (ready > 0) return true;

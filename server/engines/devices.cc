@@ -9,7 +9,8 @@
 namespace modeld {
 namespace {
 
-// From NVML's manual, https://docs.nvidia.com/deploy/nvml-api/; there is no header in Debian's main.
+// From NVML's manual, https://docs.nvidia.com/deploy/nvml-api/; there is no header in Debian's
+// main.
 using NvmlDevice = void*;
 constexpr int kSuccess = 0;
 struct NvmlMemory {  // nvmlMemory_t

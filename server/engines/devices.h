@@ -27,7 +27,8 @@ class Devices {
   Devices(const Devices&) = delete;
   Devices& operator=(const Devices&) = delete;
 
-  // cpu first, then the GPUs by index. Asks the driver: a few ms. A GPU that does not answer is left out.
+  // cpu first, then the GPUs by index. Asks the driver: a few ms. A GPU that does not answer is
+  // left out.
   std::vector<DeviceSample> Sample() const;
 
  private:

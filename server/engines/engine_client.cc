@@ -66,8 +66,8 @@ absl::StatusOr<enginepb::Ready> EngineClient::Load(const enginepb::LoadRequest& 
   return *std::move(ready);
 }
 
-void EngineClient::StreamStats(
-    const std::function<void(const enginepb::StatsResponse&)>& on_stats, std::stop_token stop) {
+void EngineClient::StreamStats(const std::function<void(const enginepb::StatsResponse&)>& on_stats,
+                               std::stop_token stop) {
   grpc::ClientContext context;
   const std::stop_callback cancel(stop, [&] { context.TryCancel(); });
   const auto stub = enginepb::Engine::NewStub(channel_);
@@ -77,7 +77,8 @@ void EngineClient::StreamStats(
     on_stats(stats);
   }
   context.TryCancel();
-  // Always an error: cancelled by us, or the engine is gone, which its process tells with more detail.
+  // Always an error: cancelled by us, or the engine is gone, which its process tells with more
+  // detail.
   static_cast<void>(reader->Finish());
 }
 
@@ -90,7 +91,8 @@ absl::StatusOr<enginepb::StatsResponse> EngineClient::ReadStats(std::chrono::mil
   const bool answered = reader->Read(&stats);
   context.TryCancel();
   const grpc::Status status = reader->Finish();
-  return answered ? absl::StatusOr<enginepb::StatsResponse>(std::move(stats)) : FromGrpcStatus(status);
+  return answered ? absl::StatusOr<enginepb::StatsResponse>(std::move(stats))
+                  : FromGrpcStatus(status);
 }
 
 absl::StatusOr<int64_t> EngineClient::Drain(std::chrono::milliseconds timeout) {

@@ -1,4 +1,5 @@
-// Calls of modeld.engine.v1.Engine, each blocking the thread that makes it: never from a gRPC callback.
+// Calls of modeld.engine.v1.Engine, each blocking the thread that makes it: never from a gRPC
+// callback.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -16,8 +17,8 @@
 
 namespace modeld {
 
-// A channel to an engine's socket, with limits that suit a forwarding proxy: 64 MiB messages, and small windows, so that a
-// slow reader does not let the engine run megabytes ahead.
+// A channel to an engine's socket, with limits that suit a forwarding proxy: 64 MiB messages, and
+// small windows, so that a slow reader does not let the engine run megabytes ahead.
 std::shared_ptr<grpc::Channel> MakeEngineChannel(const std::string& socket_path);
 
 // Thread-safe.
@@ -29,7 +30,8 @@ class EngineClient {
   using OnProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
   absl::StatusOr<modeld::engine::v1::Ready> Load(const modeld::engine::v1::LoadRequest& request,
                                                  std::chrono::system_clock::time_point deadline,
-                                                 const OnProgress& on_progress, std::stop_token stop);
+                                                 const OnProgress& on_progress,
+                                                 std::stop_token stop);
 
   // Calls `on_stats` about once a second until `stop` or the end of the engine.
   void StreamStats(const std::function<void(const modeld::engine::v1::StatsResponse&)>& on_stats,
@@ -38,8 +40,8 @@ class EngineClient {
   // Its figures now.
   absl::StatusOr<modeld::engine::v1::StatsResponse> ReadStats(std::chrono::milliseconds timeout);
 
-  // Has the engine finish its requests within `timeout`; answers how many it cut off. DEADLINE_EXCEEDED when it does
-  // not answer a while after that.
+  // Has the engine finish its requests within `timeout`; answers how many it cut off.
+  // DEADLINE_EXCEEDED when it does not answer a while after that.
   absl::StatusOr<int64_t> Drain(std::chrono::milliseconds timeout);
 
  private:

@@ -41,7 +41,8 @@ absl::StatusOr<std::unique_ptr<EngineProcess>> EngineProcess::Start(const Option
         absl::StrCat("engine.socket_dir is too long: ", socket_path, " has ", socket_path.size(),
                      " bytes, a socket's path at most ", kSocketPathMax));
   }
-  std::unique_ptr<EngineProcess> process(new EngineProcess(options, socket_path, std::move(on_exit)));
+  std::unique_ptr<EngineProcess> process(
+      new EngineProcess(options, socket_path, std::move(on_exit)));
   int control[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, control) != 0) {
     return FileError(errno, "make", "a socket pair");
@@ -64,8 +65,10 @@ absl::StatusOr<std::unique_ptr<EngineProcess>> EngineProcess::Start(const Option
     MutexLock lock(process->mutex_);
     process->control_ = std::move(ours);
   }
-  // Without its pid file a leftover still ends by itself, when our end of the control socket closes.
-  if (const absl::Status status = WritePidFile(process->pid_path_, process->child_.pid); !status.ok()) {
+  // Without its pid file a leftover still ends by itself, when our end of the control socket
+  // closes.
+  if (const absl::Status status = WritePidFile(process->pid_path_, process->child_.pid);
+      !status.ok()) {
     LogWarning("engine_pid_file_failed", {{"error", status}});
   }
   process->watcher_ = std::jthread([raw = process.get()] { raw->Watch(); });
@@ -110,13 +113,15 @@ void EngineProcess::ReadStderr() {
     if (count <= 0) return;
     for (const char c : std::string_view(buffer.data(), static_cast<size_t>(count))) {
       if (c != '\n') partial_line_ += c;
-      if (c == '\n' || partial_line_.size() >= kLineBytesMax) SayLine(std::exchange(partial_line_, ""));
+      if (c == '\n' || partial_line_.size() >= kLineBytesMax)
+        SayLine(std::exchange(partial_line_, ""));
     }
   }
 }
 
 void EngineProcess::SayLine(const std::string& line) {
-  const std::string text = absl::StrCat("engine[", options_.model_name, " ", child_.pid, "] ", line, "\n");
+  const std::string text =
+      absl::StrCat("engine[", options_.model_name, " ", child_.pid, "] ", line, "\n");
   // One write, so that lines of several engines do not mix. A stderr that is gone must not stop us.
   if (write(STDERR_FILENO, text.data(), text.size()) < 0) return;
   if (line.empty()) return;
@@ -151,8 +156,8 @@ void EngineProcess::CloseControl() {
 void EngineProcess::Kill() {
   CloseControl();
   MutexLock lock(mutex_);
-  // The watcher reaps before it sets exited_, and pidfd_send_signal would be as good: a signal by pid is safe while
-  // the child is not reaped, so ask the descriptor whether it is.
+  // The watcher reaps before it sets exited_, and pidfd_send_signal would be as good: a signal by
+  // pid is safe while the child is not reaped, so ask the descriptor whether it is.
   if (!exited_ && !WaitForEnd(child_.pidfd.get(), std::chrono::milliseconds(0))) {
     kill(child_.pid, SIGKILL);
   }
@@ -161,7 +166,8 @@ void EngineProcess::Kill() {
 void EngineProcess::End(std::chrono::milliseconds grace) {
   CloseControl();
   if (WaitExit(grace)) return;
-  LogWarning("engine_killed", {{"model", options_.model_name}, {"pid", static_cast<int64_t>(child_.pid)}});
+  LogWarning("engine_killed",
+             {{"model", options_.model_name}, {"pid", static_cast<int64_t>(child_.pid)}});
   Kill();
   // SIGKILL cannot be refused; a process in an uninterruptible read may need a while.
   WaitExit(std::chrono::seconds(10));

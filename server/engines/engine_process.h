@@ -14,8 +14,8 @@
 
 namespace modeld {
 
-// Thread-safe. The engine ends when its control socket is closed: by CloseControl(), or by our own death. The
-// destructor kills what is left and removes the socket.
+// Thread-safe. The engine ends when its control socket is closed: by CloseControl(), or by our own
+// death. The destructor kills what is left and removes the socket.
 class EngineProcess {
  public:
   struct Options {
@@ -27,8 +27,10 @@ class EngineProcess {
   // Called once, from a thread of ours, no lock held. Must not destroy the process.
   using OnExit = std::function<void()>;
 
-  // FAILED_PRECONDITION when the socket's path has more than 107 bytes (sun_path); errors of SpawnChild.
-  static absl::StatusOr<std::unique_ptr<EngineProcess>> Start(const Options& options, OnExit on_exit);
+  // FAILED_PRECONDITION when the socket's path has more than 107 bytes (sun_path); errors of
+  // SpawnChild.
+  static absl::StatusOr<std::unique_ptr<EngineProcess>> Start(const Options& options,
+                                                              OnExit on_exit);
   ~EngineProcess();
   EngineProcess(const EngineProcess&) = delete;
   EngineProcess& operator=(const EngineProcess&) = delete;
@@ -57,8 +59,8 @@ class EngineProcess {
   const std::string socket_path_;
   const std::string pid_path_;
   const OnExit on_exit_;
-  Child child_;       // constant after Start()
-  UniqueFd stderr_;   // our end, not blocking; the watcher's
+  Child child_;               // constant after Start()
+  UniqueFd stderr_;           // our end, not blocking; the watcher's
   std::string partial_line_;  // the watcher's
 
   mutable Mutex mutex_;

@@ -28,7 +28,8 @@ Engines::Engines(const Options& options, Metrics& metrics, Clock& clock, OnEvent
   }
   if (!rep_->started.ok()) LogError("engines_unusable", {{"error", rep_->started}});
   rep_->SampleDevices();
-  rep_->sampler = std::jthread([rep = rep_.get()](std::stop_token stop) { rep->SampleDevicesUntil(stop); });
+  rep_->sampler =
+      std::jthread([rep = rep_.get()](std::stop_token stop) { rep->SampleDevicesUntil(stop); });
 }
 
 Engines::~Engines() {
@@ -53,7 +54,8 @@ Engines::~Engines() {
   }
   // Those that somebody else is ending; a process that is dead ends every wait for it.
   MutexLock lock(rep_->mutex);
-  while (!rep_->instances.empty() && rep_->changed.WaitUntil(rep_->mutex, deadline)) {}
+  while (!rep_->instances.empty() && rep_->changed.WaitUntil(rep_->mutex, deadline)) {
+  }
   for (const auto& [id, instance] : rep_->instances) {
     if (instance->process) instance->process->Kill();
   }
@@ -81,10 +83,12 @@ absl::StatusOr<Instance> Engines::Load(const EngineLoad& load, const OnLoadProgr
   if (status.ok()) status = rep_->Start(load, instance, on_progress, std::move(stop));
   const double seconds = std::chrono::duration<double>(rep_->clock.Steady() - begin).count();
   rep_->metrics.load_duration_seconds
-      .Add({{"model", load.model_name}, {"result", status.ok() ? "ok" : "failed"}}, TransferBuckets())
+      .Add({{"model", load.model_name}, {"result", status.ok() ? "ok" : "failed"}},
+           TransferBuckets())
       .Observe(seconds);
   if (!status.ok()) {
-    LogWarning("load_failed", {{"model", load.model_name}, {"seconds", seconds}, {"error", status}});
+    LogWarning("load_failed",
+               {{"model", load.model_name}, {"seconds", seconds}, {"error", status}});
     if (entered && rep_->ClaimEnding(instance)) rep_->Bury(instance, status, kEndGrace);
     return status;
   }
@@ -98,7 +102,8 @@ absl::Status Engines::Unload(const std::string& model_name, milliseconds drain) 
   {
     MutexLock lock(rep_->mutex);
     for (const auto& [id, instance] : rep_->instances) {
-      if (instance->shown.model_name != model_name || instance->shown.state == InstanceState::kLoading) {
+      if (instance->shown.model_name != model_name ||
+          instance->shown.state == InstanceState::kLoading) {
         continue;
       }
       waited_for.insert(id);
@@ -115,9 +120,8 @@ absl::Status Engines::Unload(const std::string& model_name, milliseconds drain) 
   }
   // Those that somebody else ends already: within the bound that they have there.
   MutexLock lock(rep_->mutex);
-  const auto there = [&](const std::string& id) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return rep_->instances.contains(id);
-  };
+  const auto there = [&](const std::string& id)
+                         ABSL_NO_THREAD_SAFETY_ANALYSIS { return rep_->instances.contains(id); };
   while (std::ranges::any_of(waited_for, there)) rep_->changed.Wait(rep_->mutex);
   return absl::OkStatus();
 }
@@ -156,7 +160,8 @@ std::vector<Instance> Engines::List() const {
     MutexLock lock(rep_->mutex);
     for (const auto& [id, instance] : rep_->instances) list.push_back(instance->shown);
   }
-  std::ranges::sort(list, {}, [](const Instance& i) { return std::pair(i.model_name, i.create_time); });
+  std::ranges::sort(list, {},
+                    [](const Instance& i) { return std::pair(i.model_name, i.create_time); });
   return list;
 }
 

@@ -31,8 +31,8 @@ struct DeviceInfo {
   std::string product;  // the GPU's name
   std::string uuid;     // the GPU's
   int64_t total_bytes = 0;
-  int64_t used_bytes = 0;     // by anybody (cuda), by our models (cpu)
-  int64_t foreign_bytes = 0;  // by programs that are not ours
+  int64_t used_bytes = 0;                      // by anybody (cuda), by our models (cpu)
+  int64_t foreign_bytes = 0;                   // by programs that are not ours
   std::map<std::string, int64_t> model_bytes;  // model_name -> bytes
 };
 
@@ -77,16 +77,16 @@ class EngineHandle {
 class Engines {
  public:
   struct Options {
-    std::string program;         // modeld-engine
-    std::string socket_dir;      // made when missing, 0700; leftover sockets and processes are ended
-    std::string node_name;       // metric label
-    int64_t threads = 0;         // of each engine; 0: one for each core
+    std::string program;     // modeld-engine
+    std::string socket_dir;  // made when missing, 0700; leftover sockets and processes are ended
+    std::string node_name;   // metric label
+    int64_t threads = 0;     // of each engine; 0: one for each core
     int64_t cpu_memory_bytes = 0;  // budget of the device cpu
     int64_t requests_waiting_max = 512;
     std::string nvml_library = "libnvidia-ml.so.1";  // dlopen; no such library: no GPU
   };
-  // An instance appeared, changed its state or its figures, or is gone (then `error` says why, OK when it was asked for).
-  // From a thread of ours, no lock held, in order for each instance.
+  // An instance appeared, changed its state or its figures, or is gone (then `error` says why, OK
+  // when it was asked for). From a thread of ours, no lock held, in order for each instance.
   struct Event {
     Instance instance;
     bool gone = false;
@@ -102,26 +102,30 @@ class Engines {
   // Runs `modeld-engine inspect` with `request_json` on its stdin, sandboxed, at most 30 s.
   absl::StatusOr<Inspection> Inspect(const std::string& request_json, std::stop_token stop);
 
-  // Picks devices and budgets for a model, counting what is loaded and being loaded; `evict` names unpinned models that must go
-  // for it to fit (never `model_name` itself unless `replace`). INSUFFICIENT_DEVICE_MEMORY with both figures, the
-  // device, and what is pinned; INVALID_FIELD (device_map) for a device that is not there.
+  // Picks devices and budgets for a model, counting what is loaded and being loaded; `evict` names
+  // unpinned models that must go for it to fit (never `model_name` itself unless `replace`).
+  // INSUFFICIENT_DEVICE_MEMORY with both figures, the device, and what is pinned; INVALID_FIELD
+  // (device_map) for a device that is not there.
   absl::StatusOr<Placement> Plan(const std::string& model_name, const Inspection& inspection,
                                  const LoadSpec& spec, bool replace);
 
-  // Starts an engine and loads; READY when it has answered. Blocks. A model has one READY instance; with another READY one the new
-  // one takes over and the old one is drained. Errors of LoadModel; DEADLINE_EXCEEDED after `timeout`; CANCELLED on stop.
+  // Starts an engine and loads; READY when it has answered. Blocks. A model has one READY instance;
+  // with another READY one the new one takes over and the old one is drained. Errors of LoadModel;
+  // DEADLINE_EXCEEDED after `timeout`; CANCELLED on stop.
   using OnLoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
   absl::StatusOr<Instance> Load(const EngineLoad& load, const OnLoadProgress& on_progress,
                                 std::stop_token stop);
 
-  // Takes no new requests, waits for the running ones at most `drain`, ends the process. OK when there is none.
+  // Takes no new requests, waits for the running ones at most `drain`, ends the process. OK when
+  // there is none.
   absl::Status Unload(const std::string& model_name, std::chrono::milliseconds drain);
 
-  // MODEL_NOT_READY when no instance is READY, QUEUE_FULL when requests_waiting_max wait already. Counts as a use.
+  // MODEL_NOT_READY when no instance is READY, QUEUE_FULL when requests_waiting_max wait already.
+  // Counts as a use.
   absl::StatusOr<EngineHandle> Pin(std::string_view model_name);
 
-  std::vector<Instance> List() const;         // of this node, by model_name
-  std::vector<DeviceInfo> Devices() const;    // last sample; never blocks
+  std::vector<Instance> List() const;       // of this node, by model_name
+  std::vector<DeviceInfo> Devices() const;  // last sample; never blocks
   void SetPinned(const std::string& model_name, bool pinned);
 
  private:

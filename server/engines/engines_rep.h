@@ -1,5 +1,5 @@
-// The inside of Engines, shared by its three sources: the calls (engines.cc), the life of an instance
-// (instance_life.cc), and who holds which memory (ledger.cc).
+// The inside of Engines, shared by its three sources: the calls (engines.cc), the life of an
+// instance (instance_life.cc), and who holds which memory (ledger.cc).
 #pragma once
 
 #include <chrono>
@@ -34,8 +34,9 @@ inline int64_t Nanoseconds(std::chrono::steady_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
 }
 
-// Threads: the callers', one that delivers events, one that samples devices, one that buries the dead, two that
-// drain what was replaced; for each engine one that watches the process and one that reads its figures.
+// Threads: the callers', one that delivers events, one that samples devices, one that buries the
+// dead, two that drain what was replaced; for each engine one that watches the process and one that
+// reads its figures.
 struct Engines::Rep {
   Rep(const Options& options, Metrics& metrics, Clock& clock, OnEvent on_event)
       : options(options),
@@ -55,8 +56,10 @@ struct Engines::Rep {
   void ApplyStats(EngineInstance& instance, const modeld::engine::v1::StatsResponse& stats);
   bool ClaimEnding(const InstancePtr& instance);
   void Drain(EngineInstance& instance, std::chrono::milliseconds drain);
-  // Ends the process within `grace` or by force, and forgets the instance. For whoever claimed the ending.
-  void Bury(const InstancePtr& instance, const absl::Status& error, std::chrono::milliseconds grace);
+  // Ends the process within `grace` or by force, and forgets the instance. For whoever claimed the
+  // ending.
+  void Bury(const InstancePtr& instance, const absl::Status& error,
+            std::chrono::milliseconds grace);
   void HandleExit(const InstancePtr& instance);
 
   void SampleDevices();

@@ -9,8 +9,8 @@
 
 namespace modeld {
 
-// Thread-safe. New figures of an instance replace those that were not delivered yet, so the queue is no longer than a few
-// entries for each instance. The destructor delivers what is left.
+// Thread-safe. New figures of an instance replace those that were not delivered yet, so the queue
+// is no longer than a few entries for each instance. The destructor delivers what is left.
 class EventQueue {
  public:
   explicit EventQueue(Engines::OnEvent on_event);

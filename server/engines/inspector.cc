@@ -26,8 +26,8 @@ namespace {
 constexpr int64_t kErrorBytesMax = 64 << 10;  // of stderr; the rest is read and dropped
 
 absl::Status Refuse(std::string_view what) {
-  return Error(Reason::kInvalidRepository, absl::StrCat("the repository could not be inspected: ",
-                                                        std::string(what)));
+  return Error(Reason::kInvalidRepository,
+               absl::StrCat("the repository could not be inspected: ", std::string(what)));
 }
 
 std::string LastLine(std::string text) {
@@ -91,7 +91,8 @@ absl::Status Conversation::Talk(std::stop_token stop) {
   const std::stop_callback wake(stop, [&] { eventfd_write(stopped.get(), 1); });
   const auto deadline = std::chrono::steady_clock::now() + options_.timeout;
   while (out_.valid() || err_.valid()) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     if (left.count() <= 0) {
       return Refuse(absl::StrCat("no answer within ", options_.timeout.count(), " ms"));
     }
@@ -112,10 +113,12 @@ absl::Status Conversation::Talk(std::stop_token stop) {
 }
 
 void Conversation::WriteSome() {
-  const ssize_t count = send(input_.get(), request_.data() + written_, request_.size() - written_, MSG_NOSIGNAL);
+  const ssize_t count =
+      send(input_.get(), request_.data() + written_, request_.size() - written_, MSG_NOSIGNAL);
   if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (count > 0) written_ += static_cast<size_t>(count);
-  if (count < 0 || written_ == request_.size()) input_.Reset();  // the child sees the end of its stdin
+  if (count < 0 || written_ == request_.size())
+    input_.Reset();  // the child sees the end of its stdin
 }
 
 // A negative `bytes_max` drops what is beyond it instead of failing.
@@ -131,7 +134,8 @@ absl::Status Conversation::ReadSome(UniqueFd& from, std::string& to, int64_t byt
   if (bytes_max >= 0 && std::ssize(to) > bytes_max) {
     return Refuse(absl::StrCat("the answer has more than ", FormatBytes(bytes_max)));
   }
-  if (bytes_max < 0 && std::ssize(to) > -bytes_max) to.erase(0, to.size() - static_cast<size_t>(-bytes_max));
+  if (bytes_max < 0 && std::ssize(to) > -bytes_max)
+    to.erase(0, to.size() - static_cast<size_t>(-bytes_max));
   return absl::OkStatus();
 }
 

@@ -17,9 +17,9 @@ struct InspectorOptions {
   int64_t output_bytes_max = 16'000'000;
 };
 
-// Writes `request_json` to the child's stdin and reads its answer. INVALID_REPOSITORY when the child crashes, takes
-// too long or says too much: a well-formed repository does none of that. CANCELLED on stop. The child is dead when
-// this returns.
+// Writes `request_json` to the child's stdin and reads its answer. INVALID_REPOSITORY when the
+// child crashes, takes too long or says too much: a well-formed repository does none of that.
+// CANCELLED on stop. The child is dead when this returns.
 absl::StatusOr<Inspection> RunInspector(const InspectorOptions& options,
                                         const std::string& request_json, std::stop_token stop);
 

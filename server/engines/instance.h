@@ -60,7 +60,8 @@ class PinCount {
 // Who sees an instance to its end; exactly one does.
 enum class Ending { kNone, kClaimed };
 
-// An entry of Engines; everything but `pins` and `process` itself is guarded by the mutex of Engines.
+// An entry of Engines; everything but `pins` and `process` itself is guarded by the mutex of
+// Engines.
 struct EngineInstance {
   Instance shown;
   bool pinned = false;
@@ -74,12 +75,13 @@ struct EngineInstance {
 
   // Set before the instance can be seen as READY, and again only by the thread that ends it.
   std::unique_ptr<EngineProcess> process;
-  std::unique_ptr<StatsMetrics> counters;  // used by `stats`, and after its end by who ends the instance
+  std::unique_ptr<StatsMetrics>
+      counters;        // used by `stats`, and after its end by who ends the instance
   std::jthread stats;  // after `process`: it ends first
 };
 
-// How many requests wait in an engine. What it says is up to a second old; those beyond what it runs at once wait for
-// certain.
+// How many requests wait in an engine. What it says is up to a second old; those beyond what it
+// runs at once wait for certain.
 inline int64_t WaitingRequests(int64_t pins, int64_t sequences_max, int64_t said_waiting) {
   const int64_t beyond = sequences_max > 0 ? pins - sequences_max : 0;
   return std::max<int64_t>({0, beyond, std::min(said_waiting, pins)});

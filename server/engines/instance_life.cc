@@ -56,11 +56,11 @@ enginepb::LoadRequest RequestOf(const EngineLoad& load, int64_t threads) {
 }
 
 absl::Status Lost(const EngineInstance& instance) {
-  return Unavailable(Reason::kEngineLost,
-                     absl::StrCat("the engine of ", instance.shown.model_name, " (pid ",
-                                  instance.shown.pid, ") ended by itself: ",
-                                  instance.process->ExitText()),
-                     kRetryAfter);
+  return Unavailable(
+      Reason::kEngineLost,
+      absl::StrCat("the engine of ", instance.shown.model_name, " (pid ", instance.shown.pid,
+                   ") ended by itself: ", instance.process->ExitText()),
+      kRetryAfter);
 }
 
 }  // namespace
@@ -119,16 +119,18 @@ absl::Status Engines::Rep::Start(const EngineLoad& load, const InstancePtr& inst
   RETURN_IF_ERROR(Connect(*instance, begin + load.timeout, stop));
   EngineClient client(instance->channel);
   const auto left = begin + load.timeout - std::chrono::steady_clock::now();
-  const auto ready = client.Load(
-      RequestOf(load, options.threads),
-      std::chrono::system_clock::now() + std::chrono::duration_cast<milliseconds>(left), on_progress, stop);
+  const auto ready =
+      client.Load(RequestOf(load, options.threads),
+                  std::chrono::system_clock::now() + std::chrono::duration_cast<milliseconds>(left),
+                  on_progress, stop);
   if (!ready.ok()) {
     const bool may_be_dead = absl::IsUnavailable(ready.status()) && !stop.stop_requested();
     if (may_be_dead && instance->process->WaitExit(kDeathGrace)) return Lost(*instance);
     return ready.status();
   }
   std::vector<InstancePtr> replaced;
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   RETURN_IF_ERROR(BecomeReady(instance, *ready, seconds, replaced));
   LogInfo("model_loaded", {{"model", load.model_name},
                            {"pid", instance->shown.pid},
@@ -164,11 +166,13 @@ absl::Status Engines::Rep::BecomeReady(const InstancePtr& instance, const engine
   MutexLock lock(mutex);
   // Whoever comes first decides: the undertaker leaves instances that are LOADING to us.
   if (instance->process->exited()) return Lost(*instance);
-  if (stopping || instance->ending != Ending::kNone) return absl::CancelledError("the daemon stops");
+  if (stopping || instance->ending != Ending::kNone)
+    return absl::CancelledError("the daemon stops");
   Instance& shown = instance->shown;
   const std::string& model_name = shown.model_name;
   for (const auto& [id, other] : instances) {
-    if (other->shown.model_name != model_name || other->shown.state != InstanceState::kReady) continue;
+    if (other->shown.model_name != model_name || other->shown.state != InstanceState::kReady)
+      continue;
     other->shown.state = InstanceState::kDraining;
     other->ending = Ending::kClaimed;
     Tell(*other);
@@ -218,7 +222,8 @@ void Engines::Rep::Drain(EngineInstance& instance, milliseconds drain) {
     MutexLock lock(mutex);
     if (stopping) return;
   }
-  const auto left = std::chrono::duration_cast<milliseconds>(deadline - std::chrono::steady_clock::now());
+  const auto left =
+      std::chrono::duration_cast<milliseconds>(deadline - std::chrono::steady_clock::now());
   const auto cut_off = EngineClient(instance.channel).Drain(std::max(left, milliseconds(0)));
   if (!cut_off.ok() && !instance.process->exited()) {
     LogWarning("drain_failed", {{"model", instance.shown.model_name}, {"error", cut_off.status()}});
@@ -232,11 +237,13 @@ void Engines::Rep::Drain(EngineInstance& instance, milliseconds drain) {
   }
 }
 
-void Engines::Rep::Bury(const InstancePtr& instance, const absl::Status& error, milliseconds grace) {
+void Engines::Rep::Bury(const InstancePtr& instance, const absl::Status& error,
+                        milliseconds grace) {
   instance->stats = std::jthread();  // requests stop and joins
   if (instance->process) {
     instance->process->End(grace);
-    // Destroyed with no lock held: that joins its watcher, which may still be on its way to HandleExit().
+    // Destroyed with no lock held: that joins its watcher, which may still be on its way to
+    // HandleExit().
     std::unique_ptr<EngineProcess> ended;
     {
       MutexLock lock(mutex);
@@ -247,7 +254,8 @@ void Engines::Rep::Bury(const InstancePtr& instance, const absl::Status& error, 
   MutexLock lock(mutex);
   instances.erase(instance->shown.instance_id);
   PublishLocked(instance->shown.model_name);
-  LogInfo("engine_ended", {{"model", instance->shown.model_name}, {"pid", instance->shown.pid}, {"error", error}});
+  LogInfo("engine_ended",
+          {{"model", instance->shown.model_name}, {"pid", instance->shown.pid}, {"error", error}});
   events.Push({.instance = instance->shown, .gone = true, .error = error});
   changed.NotifyAll();
 }
@@ -256,7 +264,8 @@ void Engines::Rep::HandleExit(const InstancePtr& instance) {
   absl::Status error;
   {
     MutexLock lock(mutex);
-    const bool ours = instance->ending == Ending::kNone && instance->shown.state == InstanceState::kReady;
+    const bool ours =
+        instance->ending == Ending::kNone && instance->shown.state == InstanceState::kReady;
     if (!ours) return;
     instance->ending = Ending::kClaimed;
     instance->shown.state = InstanceState::kDraining;
@@ -268,7 +277,8 @@ void Engines::Rep::HandleExit(const InstancePtr& instance) {
 
 InstancePtr Engines::Rep::ReadyLocked(std::string_view model_name) const {
   for (const auto& [id, instance] : instances) {
-    if (instance->shown.model_name == model_name && instance->shown.state == InstanceState::kReady) {
+    if (instance->shown.model_name == model_name &&
+        instance->shown.state == InstanceState::kReady) {
       return instance;
     }
   }

@@ -29,7 +29,8 @@ void Engines::Rep::SampleDevicesUntil(std::stop_token stop) {
 std::vector<DeviceInfo> Engines::Rep::DevicesLocked() const {
   std::vector<DeviceInfo> found;
   for (const DeviceSample& device : sample) {
-    DeviceInfo info{.name = device.name, .kind = device.kind, .product = device.product, .uuid = device.uuid};
+    DeviceInfo info{
+        .name = device.name, .kind = device.kind, .product = device.product, .uuid = device.uuid};
     info.total_bytes = device.total_bytes;
     int64_t ours = 0;
     for (const auto& [id, instance] : instances) {
@@ -49,8 +50,9 @@ std::vector<DeviceInfo> Engines::Rep::DevicesLocked() const {
 std::vector<DeviceRoom> Engines::Rep::RoomsLocked() const {
   std::vector<DeviceRoom> rooms;
   for (const DeviceInfo& device : DevicesLocked()) {
-    // What a loading engine took already shows as foreign, since it reports nothing before it is ready, and so does the
-    // driver's context of each engine for ever; both are part of budgets, which count elsewhere.
+    // What a loading engine took already shows as foreign, since it reports nothing before it is
+    // ready, and so does the driver's context of each engine for ever; both are part of budgets,
+    // which count elsewhere.
     int64_t counted = 0;
     for (const auto& [id, instance] : instances) {
       const auto budget = instance->budget_bytes.find(device.name);
@@ -67,7 +69,8 @@ std::vector<DeviceRoom> Engines::Rep::RoomsLocked() const {
 std::vector<PlacedModel> Engines::Rep::PlacedLocked() const {
   std::vector<PlacedModel> placed;
   for (const auto& [id, instance] : instances) {
-    PlacedModel model{.model_name = instance->shown.model_name, .budget_bytes = instance->budget_bytes};
+    PlacedModel model{.model_name = instance->shown.model_name,
+                      .budget_bytes = instance->budget_bytes};
     // An engine that took more than it was given counts with what it took.
     for (const DeviceBytes& bytes : instance->shown.devices) {
       int64_t& budget = model.budget_bytes[bytes.device];

@@ -37,7 +37,8 @@ absl::StatusOr<ContextRange> ContextOf(const LoadSpec& spec, const Inspection& i
   const int64_t own = inspection.max_context;
   if (spec.max_context > 0) {
     if (own > 0 && spec.max_context > own) {
-      return InvalidField("max_context", absl::StrCat(spec.max_context, " is more than the model's ", own));
+      return InvalidField("max_context",
+                          absl::StrCat(spec.max_context, " is more than the model's ", own));
     }
     return ContextRange{spec.max_context, spec.max_context};
   }
@@ -132,7 +133,8 @@ std::optional<Placement> PlaceByEviction(const PlacementRequest& request, const 
     // Those whose going turned out not to matter may stay, the most recently used first.
     for (auto it = gone.rbegin(); it != gone.rend();) {
       const int64_t without = free - Of(it->budget_bytes, device);
-      const bool needless = it->model_name != request.model_name && fit.Context(without, range, least);
+      const bool needless =
+          it->model_name != request.model_name && fit.Context(without, range, least);
       if (needless) free = without;
       it = needless ? std::make_reverse_iterator(gone.erase(std::next(it).base())) : std::next(it);
     }
@@ -152,7 +154,8 @@ std::optional<Placement> PlaceOn(const PlacementRequest& request, const Inspecti
   const int64_t comfortable = std::max(range.least, std::min(range.wanted, kContextComfortable));
   for (const int64_t least : {comfortable, range.least}) {
     if (const auto context = fit.Context(free, range, least)) return fit.Make(*context, {});
-    if (auto found = PlaceByEviction(request, fit, range, free, least, victims, device.name)) return found;
+    if (auto found = PlaceByEviction(request, fit, range, free, least, victims, device.name))
+      return found;
   }
   return std::nullopt;
 }
@@ -188,8 +191,8 @@ int64_t WorkspaceBytes(const Inspection& inspection, const std::string& kind) {
   return base + 512 * inspection.hidden_size * 64 + 64 * inspection.vocab_size * 4;
 }
 
-int64_t RequiredBytes(const Inspection& inspection, const std::string& dtype, const std::string& kind,
-                      int64_t max_context) {
+int64_t RequiredBytes(const Inspection& inspection, const std::string& dtype,
+                      const std::string& kind, int64_t max_context) {
   const std::string effective = EffectiveDtype(dtype, kind);
   return Of(inspection.weights_bytes, effective) +
          Of(inspection.kv_bytes_per_token, effective) * max_context +

@@ -1,4 +1,5 @@
-// The memory ledger's arithmetic: where a model goes, with how much context, and who must go for it. No I/O.
+// The memory ledger's arithmetic: where a model goes, with how much context, and who must go for
+// it. No I/O.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +27,8 @@ struct PlacedModel {
   std::string model_name;
   std::map<std::string, int64_t> budget_bytes;  // device -> what it may use at most
   bool pinned = false;
-  bool ready = false;         // only these can be evicted
-  int64_t last_used_ns = 0;   // any clock that never goes back
+  bool ready = false;        // only these can be evicted
+  int64_t last_used_ns = 0;  // any clock that never goes back
 };
 
 struct PlacementRequest {
@@ -42,16 +43,17 @@ struct PlacementRequest {
 //   + 64 x vocab_size x 4 bytes: logits of 64 sequences, float32.
 int64_t WorkspaceBytes(const Inspection& inspection, const std::string& kind);
 
-// weights(dtype) + kv_bytes_per_token(dtype) x max_context + state of 16 sequences + WorkspaceBytes. float16 on a cpu
-// counts as float32, since it computes in that.
-int64_t RequiredBytes(const Inspection& inspection, const std::string& dtype, const std::string& kind,
-                      int64_t max_context);
+// weights(dtype) + kv_bytes_per_token(dtype) x max_context + state of 16 sequences +
+// WorkspaceBytes. float16 on a cpu counts as float32, since it computes in that.
+int64_t RequiredBytes(const Inspection& inspection, const std::string& dtype,
+                      const std::string& kind, int64_t max_context);
 
-// spec.max_context 0 stands for the model's maximum, reduced to what is free, but not below 2,048 tokens while evicting
-// would help, and never below 256. "auto" takes the GPU with the most room, then evicts on a GPU, then does the same on the
-// cpu. Evicted are READY models that are not pinned, least recently used first, as few as make it fit.
-// INSUFFICIENT_DEVICE_MEMORY with both figures, the device, and what is pinned there; INVALID_FIELD for a device that is not
-// there or a max_context beyond the model's; METHOD_NOT_SUPPORTED for a map onto several devices.
+// spec.max_context 0 stands for the model's maximum, reduced to what is free, but not below 2,048
+// tokens while evicting would help, and never below 256. "auto" takes the GPU with the most room,
+// then evicts on a GPU, then does the same on the cpu. Evicted are READY models that are not
+// pinned, least recently used first, as few as make it fit. INSUFFICIENT_DEVICE_MEMORY with both
+// figures, the device, and what is pinned there; INVALID_FIELD for a device that is not there or a
+// max_context beyond the model's; METHOD_NOT_SUPPORTED for a map onto several devices.
 absl::StatusOr<Placement> Place(const PlacementRequest& request, const Inspection& inspection,
                                 const std::vector<DeviceRoom>& devices,
                                 const std::vector<PlacedModel>& placed);

@@ -20,8 +20,8 @@ Finished FinishedOf(const enginepb::StatsResponse& stats) {
   return counts;
 }
 
-// Adds the observations that `now` has beyond `before`. A bucket goes where its upper bound belongs, so that an engine
-// with other bounds is counted too, only more coarsely.
+// Adds the observations that `now` has beyond `before`. A bucket goes where its upper bound
+// belongs, so that an engine with other bounds is counted too, only more coarsely.
 void AddObservations(const enginepb::Histogram& now, const enginepb::Histogram& before,
                      const std::vector<double>& bounds, prometheus::Histogram& histogram) {
   std::vector<double> increments(bounds.size() + 1, 0.0);
@@ -60,12 +60,12 @@ void StatsMetrics::Apply(const enginepb::StatsResponse& stats) {
         .Add({{"model", model_name_}, {"method", what.first}, {"finish_reason", what.second}})
         .Increment(static_cast<double>(added));
   }
-  AddObservations(stats.time_to_first_token(), last_.time_to_first_token(), TimeToFirstTokenBuckets(),
+  AddObservations(stats.time_to_first_token(), last_.time_to_first_token(),
+                  TimeToFirstTokenBuckets(),
                   metrics_.time_to_first_token_seconds.Add({{"model", model_name_}},
                                                            TimeToFirstTokenBuckets()));
-  AddObservations(
-      stats.inter_token(), last_.inter_token(), InterTokenBuckets(),
-      metrics_.inter_token_seconds.Add({{"model", model_name_}}, InterTokenBuckets()));
+  AddObservations(stats.inter_token(), last_.inter_token(), InterTokenBuckets(),
+                  metrics_.inter_token_seconds.Add({{"model", model_name_}}, InterTokenBuckets()));
   last_ = stats;
 }
 

@@ -1,4 +1,5 @@
-// From an engine's counters, which begin at 0 with its process, to the daemon's, which never go back.
+// From an engine's counters, which begin at 0 with its process, to the daemon's, which never go
+// back.
 #pragma once
 
 #include <string>

@@ -73,7 +73,9 @@ TEST_F(ConfigTest, DefaultsAreThoseOfTheContract) {
 }
 
 TEST_F(ConfigTest, EnvironmentBeatsFileAndFlagsBeatEnvironment) {
-  WriteToml("[server]\ngrpc_address = \"127.0.0.1:1\"\nhttp_address = \"127.0.0.1:2\"\nhttp_threads = 33\n");
+  WriteToml(
+      "[server]\ngrpc_address = \"127.0.0.1:1\"\nhttp_address = \"127.0.0.1:2\"\nhttp_threads = "
+      "33\n");
   sources_.environment["MODELD_SERVER_HTTP_ADDRESS"] = "127.0.0.1:3";
   sources_.environment["MODELD_SERVER_HTTP_THREADS"] = "44";
   sources_.flags["server.http_threads"] = "55";
@@ -159,12 +161,13 @@ TEST_F(ConfigTest, BadEnvironmentAndFlagsAreReportedByName) {
   sources_.flags["server.drain_seconds"] = "-1";
   sources_.flags["server.colour"] = "red";
 
-  EXPECT_THAT(Load().problems,
-              UnorderedElementsAre(
-                  ProblemAt("MODELD_SERVER_HTTP_THREADS", "server.http_threads: must be an integer"),
-                  ProblemAt("MODELD_SERVER_PORT", "unknown key of [server]"),
-                  ProblemAt("--server-drain-seconds", "server.drain_seconds: is -1"),
-                  ProblemAt("--server.colour", "unknown key")));
+  EXPECT_THAT(
+      Load().problems,
+      UnorderedElementsAre(
+          ProblemAt("MODELD_SERVER_HTTP_THREADS", "server.http_threads: must be an integer"),
+          ProblemAt("MODELD_SERVER_PORT", "unknown key of [server]"),
+          ProblemAt("--server-drain-seconds", "server.drain_seconds: is -1"),
+          ProblemAt("--server.colour", "unknown key")));
 }
 
 TEST_F(ConfigTest, VariablesOfOtherPurposesAreLeftAlone) {
@@ -248,15 +251,16 @@ TEST_F(ConfigTest, SecretThatEverybodyCanReadIsWarnedOf) {
   const ConfigResult result = Load();
 
   EXPECT_EQ(result.config.hub_token, "hf_x");
-  EXPECT_THAT(result.warnings, ElementsAre(ProblemAt("hub.token_file", "can be read by everybody")));
+  EXPECT_THAT(result.warnings,
+              ElementsAre(ProblemAt("hub.token_file", "can be read by everybody")));
 }
 
 TEST_F(ConfigTest, BareNameOfASecretIsASystemdCredential) {
   WriteSecret("from systemd");
   sources_.flags["database.password_file"] = "secret";
 
-  EXPECT_THAT(Load().problems,
-              ElementsAre(ProblemAt("database.password_file", "$CREDENTIALS_DIRECTORY is not set")));
+  EXPECT_THAT(Load().problems, ElementsAre(ProblemAt("database.password_file",
+                                                     "$CREDENTIALS_DIRECTORY is not set")));
 
   sources_.environment["CREDENTIALS_DIRECTORY"] = dir_.path();
 
@@ -297,9 +301,11 @@ TEST_F(ConfigTest, SampleWithEveryKeySwitchedOnParsesToTheDefaults) {
   ASSERT_THAT(result.problems, IsEmpty());
   Config expected = silent;
   for (const ConfigKey& key : AllConfigKeys()) {
-    std::visit([&](auto* value) {
-      EXPECT_EQ(*value, *std::get<decltype(value)>(key.target(expected))) << key.name();
-    }, key.target(result.config));
+    std::visit(
+        [&](auto* value) {
+          EXPECT_EQ(*value, *std::get<decltype(value)>(key.target(expected))) << key.name();
+        },
+        key.target(result.config));
   }
 }
 
@@ -309,9 +315,10 @@ TEST(ConfigKeysTest, NamesAreUniqueAndExplained) {
     EXPECT_TRUE(names.insert(key.name()).second) << key.name();
     EXPECT_GT(key.help.size(), 10u) << key.name();
   }
-  EXPECT_THAT(names, testing::IsSupersetOf({"server.grpc_address", "server.http_threads", "node.state_dir",
-                                            "database.url", "cache.custom_roots", "hub.endpoint",
-                                            "engine.program", "devices.cpu_memory_bytes"}));
+  EXPECT_THAT(names,
+              testing::IsSupersetOf({"server.grpc_address", "server.http_threads", "node.state_dir",
+                                     "database.url", "cache.custom_roots", "hub.endpoint",
+                                     "engine.program", "devices.cpu_memory_bytes"}));
 }
 
 }  // namespace

@@ -24,10 +24,10 @@ using testing::Not;
 std::string Say(const std::string& script, std::vector<std::string> environment = {}) {
   absl::StatusOr<Pipe> pipe = MakePipe();
   EXPECT_THAT(pipe, IsOk());
-  const absl::StatusOr<Child> child =
-      SpawnChild({.arguments = {"/bin/sh", "-c", script},
-                  .environment = std::move(environment),
-                  .descriptors = {{pipe->write.get(), STDOUT_FILENO}, {pipe->write.get(), STDERR_FILENO}}});
+  const absl::StatusOr<Child> child = SpawnChild(
+      {.arguments = {"/bin/sh", "-c", script},
+       .environment = std::move(environment),
+       .descriptors = {{pipe->write.get(), STDOUT_FILENO}, {pipe->write.get(), STDERR_FILENO}}});
   EXPECT_THAT(child, IsOk());
   pipe->write.Reset();
   std::string said;
@@ -48,19 +48,36 @@ std::string EndOf(const std::string& script) {
 }
 
 TEST(ChildEnvironmentTest, SecretsStayAndTheNamedVariablesGo) {
-  const char* const environment[] = {"PATH=/bin",         "LANG=C",        "TZ=UTC",
-                                     "HF_TOKEN=hf_secret", "PGPASSWORD=x",  "HOME=/root",
-                                     "CUDA_VISIBLE_DEVICES=0", "NVIDIA_X=1", "OMP_NUM_THREADS=2",
-                                     "MODELD_ENGINE_TRACE=1", "MODELD_DATABASE_URL=postgresql://",
-                                     "LD_PRELOAD=x.so",    "PATHS=1",       nullptr};
+  const char* const environment[] = {"PATH=/bin",
+                                     "LANG=C",
+                                     "TZ=UTC",
+                                     "HF_TOKEN=hf_secret",
+                                     "PGPASSWORD=x",
+                                     "HOME=/root",
+                                     "CUDA_VISIBLE_DEVICES=0",
+                                     "NVIDIA_X=1",
+                                     "OMP_NUM_THREADS=2",
+                                     "MODELD_ENGINE_TRACE=1",
+                                     "MODELD_DATABASE_URL=postgresql://",
+                                     "LD_PRELOAD=x.so",
+                                     "PATHS=1",
+                                     nullptr};
 
   EXPECT_THAT(ChildEnvironment(environment),
               ElementsAre("PATH=/bin", "LANG=C", "TZ=UTC", "CUDA_VISIBLE_DEVICES=0", "NVIDIA_X=1",
-                          "OMP_NUM_THREADS=2", "MODELD_ENGINE_TRACE=1"));
+                          "OMP_NUM_THREADS=2", "MODELD_ENGINE_TRACE=1", "OMP_WAIT_POLICY=passive"));
+}
+
+// A spinning libgomp made a token of SmolLM2 take up to a second on two busy cores.
+TEST(ChildEnvironmentTest, EnginesDoNotSpinUnlessAskedTo) {
+  const char* const environment[] = {"OMP_WAIT_POLICY=active", nullptr};
+
+  EXPECT_THAT(ChildEnvironment(environment), ElementsAre("OMP_WAIT_POLICY=active"));
 }
 
 TEST(SpawnChildTest, ChildSeesTheGivenEnvironmentOnly) {
-  EXPECT_EQ(Say("exec /usr/bin/env", {"A=1", "B=2"}), "A=1\nB=2\nPWD=" + std::filesystem::current_path().string() + "\n");
+  EXPECT_EQ(Say("exec /usr/bin/env", {"A=1", "B=2"}),
+            "A=1\nB=2\nPWD=" + std::filesystem::current_path().string() + "\n");
 }
 
 TEST(SpawnChildTest, NoDescriptorIsInherited) {
@@ -83,7 +100,8 @@ TEST(SpawnChildTest, DescriptorsMaySwapNumbers) {
   ASSERT_THAT(second, IsOk());
   const int a = first->write.get();
   const int b = second->write.get();
-  const std::string script = "echo one >&" + std::to_string(a) + "; echo two >&" + std::to_string(b);
+  const std::string script =
+      "echo one >&" + std::to_string(a) + "; echo two >&" + std::to_string(b);
 
   const absl::StatusOr<Child> child =
       SpawnChild({.arguments = {"/bin/sh", "-c", script}, .descriptors = {{b, a}, {a, b}}});

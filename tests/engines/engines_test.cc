@@ -39,7 +39,8 @@ using testing::Not;
 using testing::StartsWith;
 
 constexpr int64_t kMB = 1'000'000;
-constexpr auto kSoon = std::chrono::seconds(30);  // for what must come; never waited out in a good run
+constexpr auto kSoon =
+    std::chrono::seconds(30);  // for what must come; never waited out in a good run
 
 // What Engines told its listener, in order.
 class EventLog {
@@ -91,15 +92,20 @@ class EnginesTest : public testing::Test {
   }
   void Restart() {
     engines_.reset();
-    engines_ = std::make_unique<Engines>(options_, metrics_, Clock::Real(),
-                                         [this](const Engines::Event& event) { events_.Add(event); });
+    engines_ =
+        std::make_unique<Engines>(options_, metrics_, Clock::Real(),
+                                  [this](const Engines::Event& event) { events_.Add(event); });
   }
   // A load of `name`, whose engine does what `script` says.
   EngineLoad MakeLoad(const std::string& name, const json& script = json::object()) {
     const std::string snapshot = dir_.path() + "/" + name;
     EXPECT_THAT(MakeDirectories(snapshot), IsOk());
     EXPECT_THAT(WriteFileAtomically(snapshot + "/fake_engine.json", script.dump()), IsOk());
-    EngineLoad load{.model_name = name, .model_id = 7, .node_id = "n1", .commit = "c", .snapshot_path = snapshot};
+    EngineLoad load{.model_name = name,
+                    .model_id = 7,
+                    .node_id = "n1",
+                    .commit = "c",
+                    .snapshot_path = snapshot};
     load.placement = {.budget_bytes = {{"cpu", 100 * kMB}}, .max_context = 512};
     return load;
   }
@@ -114,7 +120,8 @@ class EnginesTest : public testing::Test {
     return inspection;
   }
   bool Gone(const std::string& instance_id) {
-    return events_.WaitFor([&](const auto& e) { return e.gone && e.instance.instance_id == instance_id; })
+    return events_
+        .WaitFor([&](const auto& e) { return e.gone && e.instance.instance_id == instance_id; })
         .has_value();
   }
 
@@ -130,7 +137,8 @@ class EnginesTest : public testing::Test {
 class Generation {
  public:
   Generation(EngineHandle handle, const std::string& prompt, int64_t max_tokens = 16)
-      : handle_(std::move(handle)), thread_([this, prompt, max_tokens] { Run(prompt, max_tokens); }) {}
+      : handle_(std::move(handle)),
+        thread_([this, prompt, max_tokens] { Run(prompt, max_tokens); }) {}
 
   void WaitForText() { first_text_.get_future().wait(); }
   // Of the finished call; lets the handle go.
@@ -227,8 +235,8 @@ TEST_F(EnginesTest, EngineSeesNoSecretAndInheritsNoDescriptor) {
   const json said = json::parse(*ReadFile(report));
   for (const std::string entry : said["environment"]) {
     EXPECT_THAT(entry, testing::AnyOf(StartsWith("PATH="), StartsWith("LANG="), StartsWith("TZ="),
-                                      StartsWith("CUDA_"), StartsWith("NVIDIA_"), StartsWith("OMP_"),
-                                      StartsWith("MODELD_ENGINE_")));
+                                      StartsWith("CUDA_"), StartsWith("NVIDIA_"),
+                                      StartsWith("OMP_"), StartsWith("MODELD_ENGINE_")));
   }
   for (const std::string descriptor : said["descriptors"]) {
     EXPECT_THAT(descriptor, Not(HasSubstr(dir_.path())));
@@ -245,14 +253,17 @@ TEST_F(EnginesTest, EventsTellTheLifeOfAnInstance) {
   for (const Engines::Event& event : events_.All()) {
     EXPECT_EQ(event.instance.instance_id, id);
     EXPECT_THAT(event.error, IsOk());
-    if (states.empty() || states.back() != event.instance.state) states.push_back(event.instance.state);
+    if (states.empty() || states.back() != event.instance.state)
+      states.push_back(event.instance.state);
   }
-  EXPECT_THAT(states, ElementsAre(InstanceState::kLoading, InstanceState::kReady, InstanceState::kDraining));
+  EXPECT_THAT(states, ElementsAre(InstanceState::kLoading, InstanceState::kReady,
+                                  InstanceState::kDraining));
   EXPECT_TRUE(events_.All().back().gone);
 }
 
 TEST_F(EnginesTest, RefusedLoadKeepsTheEnginesReason) {
-  EXPECT_THAT(Load("m", {{"load_error", "UNSUPPORTED_WEIGHTS"}}), HasReasonOf(Reason::kUnsupportedWeights));
+  EXPECT_THAT(Load("m", {{"load_error", "UNSUPPORTED_WEIGHTS"}}),
+              HasReasonOf(Reason::kUnsupportedWeights));
   EXPECT_THAT(engines_->List(), IsEmpty());
 }
 
@@ -260,7 +271,8 @@ TEST_F(EnginesTest, DeathWhileItLoadsIsEngineLostWithTheLastWords) {
   const auto instance = Load("m", {{"load_crash_step", 1}});
 
   ASSERT_THAT(instance, HasReasonOf(Reason::kEngineLost));
-  EXPECT_THAT(instance.status().message(), AllOf(HasSubstr("signal 6"), HasSubstr("told to crash while it loads")));
+  EXPECT_THAT(instance.status().message(),
+              AllOf(HasSubstr("signal 6"), HasSubstr("told to crash while it loads")));
   EXPECT_THAT(engines_->List(), IsEmpty());
   const auto gone = events_.WaitFor([](const auto& e) { return e.gone; });
   ASSERT_TRUE(gone.has_value());
@@ -330,7 +342,8 @@ TEST_F(EnginesTest, UnloadWaitsForTheHandles) {
   absl::StatusOr<EngineHandle> handle = engines_->Pin("m");
   ASSERT_THAT(handle, IsOk());
   auto unload = std::async(std::launch::async, [&] { return engines_->Unload("m", kSoon); });
-  ASSERT_TRUE(events_.WaitFor([](const auto& e) { return e.instance.state == InstanceState::kDraining; }));
+  ASSERT_TRUE(
+      events_.WaitFor([](const auto& e) { return e.instance.state == InstanceState::kDraining; }));
 
   // The instance takes nobody new, and the request that is there still works.
   EXPECT_THAT(engines_->Pin("m"), HasReasonOf(Reason::kModelNotReady));
@@ -364,7 +377,9 @@ TEST_F(EnginesTest, EngineThatIgnoresItsDrainIsEndedAllTheSame) {
   EXPECT_EQ(kill(static_cast<pid_t>(instance->pid), 0), -1);
 }
 
-TEST_F(EnginesTest, UnloadOfWhatIsNotLoadedIsFine) { EXPECT_THAT(engines_->Unload("m", kSoon), IsOk()); }
+TEST_F(EnginesTest, UnloadOfWhatIsNotLoadedIsFine) {
+  EXPECT_THAT(engines_->Unload("m", kSoon), IsOk());
+}
 
 TEST_F(EnginesTest, PinOfWhatIsNotLoadedIsModelNotReady) {
   EXPECT_THAT(engines_->Pin("m"), HasReasonOf(Reason::kModelNotReady));
@@ -443,7 +458,8 @@ TEST_F(EnginesTest, FailedReplacementLeavesTheOldInstanceAlone) {
   const auto old_instance = Load("m");
   ASSERT_THAT(old_instance, IsOk());
 
-  EXPECT_THAT(Load("m", {{"load_error", "INVALID_REPOSITORY"}}), HasReasonOf(Reason::kInvalidRepository));
+  EXPECT_THAT(Load("m", {{"load_error", "INVALID_REPOSITORY"}}),
+              HasReasonOf(Reason::kInvalidRepository));
 
   EXPECT_EQ(engines_->Pin("m")->instance_id(), old_instance->instance_id);
 }
@@ -529,7 +545,9 @@ TEST_F(EnginesTest, DevicesShowWhatModelsHold) {
 TEST_F(EnginesTest, GpuBytesOfOthersAreForeign) {
   const std::string library = dir_.path() + "/libfake_nvml.so";
   std::filesystem::copy_file(MODELD_FAKE_NVML, library);
-  ASSERT_THAT(WriteFileAtomically(dir_.path() + "/devices.txt", "9000000000 2000000000 GPU-a NVIDIA Test\n"), IsOk());
+  ASSERT_THAT(WriteFileAtomically(dir_.path() + "/devices.txt",
+                                  "9000000000 2000000000 GPU-a NVIDIA Test\n"),
+              IsOk());
   options_.nvml_library = library;
   Restart();
 
@@ -549,9 +567,15 @@ TEST_F(EnginesTest, GpuBytesOfOthersAreForeign) {
 TEST_F(EnginesTest, MetricsFollowTheLifeOfAModel) {
   ASSERT_THAT(Load("m"), IsOk());
   std::string text = metrics_.Scrape();
-  EXPECT_THAT(text, HasSubstr("modeld_model_memory_bytes{device=\"cpu\",model=\"m\",node=\"node\"} 1230000"));
-  EXPECT_THAT(text, HasSubstr("modeld_device_memory_total_bytes{device=\"cpu\",kind=\"cpu\",node=\"node\"} 1000000000"));
-  EXPECT_THAT(text, HasSubstr("modeld_device_memory_used_bytes{device=\"cpu\",kind=\"cpu\",node=\"node\"} 1230000"));
+  EXPECT_THAT(
+      text,
+      HasSubstr("modeld_model_memory_bytes{device=\"cpu\",model=\"m\",node=\"node\"} 1230000"));
+  EXPECT_THAT(text, HasSubstr("modeld_device_memory_total_bytes{device=\"cpu\",kind=\"cpu\",node="
+                              "\"node\"} 1000000000"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "modeld_device_memory_used_bytes{device=\"cpu\",kind=\"cpu\",node=\"node\"} 1230000"));
   EXPECT_THAT(text, HasSubstr("modeld_instances{state=\"ready\"} 1"));
   EXPECT_THAT(text, HasSubstr("modeld_load_duration_seconds_count{model=\"m\",result=\"ok\"} 1"));
 
@@ -562,7 +586,8 @@ TEST_F(EnginesTest, MetricsFollowTheLifeOfAModel) {
   text = metrics_.Scrape();
   EXPECT_THAT(text, HasSubstr("modeld_inference_tokens_total{kind=\"generated\",model=\"m\"} 5"));
   EXPECT_THAT(text, HasSubstr("modeld_inference_tokens_total{kind=\"prompt\",model=\"m\"} 10"));
-  EXPECT_THAT(text, HasSubstr("modeld_inference_requests_total{finish_reason=\"length\",method=\"Generate\",model=\"m\"} 1"));
+  EXPECT_THAT(text, HasSubstr("modeld_inference_requests_total{finish_reason=\"length\",method="
+                              "\"Generate\",model=\"m\"} 1"));
   EXPECT_THAT(text, HasSubstr("modeld_instances{state=\"ready\"} 0"));
   EXPECT_THAT(text, Not(HasSubstr("modeld_model_memory_bytes{")));
   EXPECT_THAT(text, Not(HasSubstr("modeld_inference_active{")));

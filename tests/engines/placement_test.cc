@@ -19,12 +19,15 @@ using testing::UnorderedElementsAre;
 
 constexpr int64_t kMiB = 1 << 20;
 
-// 1,000 MiB in bfloat16, 1 MiB for 16 tokens, 8,192 tokens at most; no activations, so that sums are easy.
+// 1,000 MiB in bfloat16, 1 MiB for 16 tokens, 8,192 tokens at most; no activations, so that sums
+// are easy.
 Inspection SmallModel() {
   Inspection model;
   model.supported = true;
-  model.weights_bytes = {{"bfloat16", 1000 * kMiB}, {"float16", 1000 * kMiB}, {"float32", 2000 * kMiB}};
-  model.kv_bytes_per_token = {{"bfloat16", kMiB / 16}, {"float16", kMiB / 16}, {"float32", kMiB / 8}};
+  model.weights_bytes = {
+      {"bfloat16", 1000 * kMiB}, {"float16", 1000 * kMiB}, {"float32", 2000 * kMiB}};
+  model.kv_bytes_per_token = {
+      {"bfloat16", kMiB / 16}, {"float16", kMiB / 16}, {"float32", kMiB / 8}};
   model.max_context = 8192;
   return model;
 }
@@ -33,8 +36,12 @@ DeviceRoom Cpu(int64_t mib) { return {"cpu", "cpu", mib * kMiB, 0}; }
 DeviceRoom Gpu(int index, int64_t mib, int64_t foreign_mib = 0) {
   return {"cuda:" + std::to_string(index), "cuda", mib * kMiB, foreign_mib * kMiB};
 }
-PlacedModel Placed(const std::string& name, const std::string& device, int64_t mib, int64_t used_at) {
-  return {.model_name = name, .budget_bytes = {{device, mib * kMiB}}, .ready = true, .last_used_ns = used_at};
+PlacedModel Placed(const std::string& name, const std::string& device, int64_t mib,
+                   int64_t used_at) {
+  return {.model_name = name,
+          .budget_bytes = {{device, mib * kMiB}},
+          .ready = true,
+          .last_used_ns = used_at};
 }
 PlacementRequest Want(LoadSpec spec = {}) { return {.model_name = "new", .spec = std::move(spec)}; }
 
@@ -102,7 +109,8 @@ TEST(PlacementTest, ContextBeyondTheModelsIsRefused) {
 
 TEST(PlacementTest, AutoPrefersTheGpuWithTheMostRoom) {
   const auto placement =
-      Place(Want(), SmallModel(), {Cpu(90'000), Gpu(0, 20'000), Gpu(1, 40'000), Gpu(2, 60'000, 50'000)}, {});
+      Place(Want(), SmallModel(),
+            {Cpu(90'000), Gpu(0, 20'000), Gpu(1, 40'000), Gpu(2, 60'000, 50'000)}, {});
 
   ASSERT_THAT(placement, IsOk());
   EXPECT_THAT(placement->budget_bytes, ElementsAre(Pair("cuda:1", testing::_)));
@@ -121,8 +129,8 @@ TEST(PlacementTest, ForeignBytesAreNotFree) {
 }
 
 TEST(PlacementTest, NamedDeviceIsTheOnlyOneTried) {
-  const auto placement =
-      Place(Want({.device_map = "cuda:0"}), SmallModel(), {Cpu(9000), Gpu(0, 8000), Gpu(1, 80'000)}, {});
+  const auto placement = Place(Want({.device_map = "cuda:0"}), SmallModel(),
+                               {Cpu(9000), Gpu(0, 8000), Gpu(1, 80'000)}, {});
 
   ASSERT_THAT(placement, IsOk());
   EXPECT_THAT(placement->budget_bytes, ElementsAre(Pair("cuda:0", testing::_)));
@@ -130,7 +138,8 @@ TEST(PlacementTest, NamedDeviceIsTheOnlyOneTried) {
 
 TEST(PlacementTest, DeviceThatIsNotThereIsAnInvalidField) {
   for (const char* map : {"cuda", "cuda:3"}) {
-    EXPECT_THAT(Place(Want({.device_map = map}), SmallModel(), {Cpu(9000)}, {}), NamesField("device_map"))
+    EXPECT_THAT(Place(Want({.device_map = map}), SmallModel(), {Cpu(9000)}, {}),
+                NamesField("device_map"))
         << map;
   }
 }
@@ -161,9 +170,8 @@ TEST(PlacementTest, LeastRecentlyUsedGoesFirstAndNoMoreThanNeeded) {
 }
 
 TEST(PlacementTest, ModelWhoseGoingDoesNotHelpStays) {
-  const auto placement =
-      Place(Want(), SmallModel(), {Cpu(3000)},
-            {Placed("tiny", "cpu", 10, 1), Placed("big", "cpu", 2500, 2)});
+  const auto placement = Place(Want(), SmallModel(), {Cpu(3000)},
+                               {Placed("tiny", "cpu", 10, 1), Placed("big", "cpu", 2500, 2)});
 
   ASSERT_THAT(placement, IsOk());
   EXPECT_THAT(placement->evict, ElementsAre("big"));
@@ -201,8 +209,8 @@ TEST(PlacementTest, PinnedAndUnreadyModelsStayAndAreNamed) {
 }
 
 TEST(PlacementTest, ModelsOnOtherDevicesAreNotEvicted) {
-  const auto placement = Place(Want({.device_map = "cpu"}), SmallModel(), {Cpu(1000), Gpu(0, 80'000)},
-                               {Placed("other", "cuda:0", 70'000, 1)});
+  const auto placement = Place(Want({.device_map = "cpu"}), SmallModel(),
+                               {Cpu(1000), Gpu(0, 80'000)}, {Placed("other", "cuda:0", 70'000, 1)});
 
   EXPECT_THAT(placement, HasReasonOf(Reason::kInsufficientDeviceMemory));
 }

@@ -13,7 +13,9 @@ class StatsMetricsTest : public testing::Test {
     return metrics_.inference_tokens.Add({{"model", "m"}, {"kind", kind}}).Value();
   }
   prometheus::ClientMetric::Histogram InterToken() {
-    return metrics_.inter_token_seconds.Add({{"model", "m"}}, InterTokenBuckets()).Collect().histogram;
+    return metrics_.inter_token_seconds.Add({{"model", "m"}}, InterTokenBuckets())
+        .Collect()
+        .histogram;
   }
 
   Metrics metrics_;
