@@ -335,7 +335,8 @@ void Loader::Rep::Begin(const Operation& operation) {
     found->second->attempt->AdoptEpoch(operation.epoch);
     return;
   }
-  if (operation.kind == OperationKind::kLoad && !restores.contains(operation.name)) {
+  const bool ours = restores.contains(operation.name) || retries.contains(operation.name);
+  if (operation.kind == OperationKind::kLoad && !ours) {
     crashes.erase(operation.model_id);  // somebody asked for it again
   }
   LogInfo("operation_begun", {{"operation", operation.name},

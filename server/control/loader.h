@@ -33,7 +33,7 @@ class Loader {
     std::chrono::seconds lease{30};
     std::chrono::milliseconds tick{1'000};              // progress to the database, leases, wishes
     std::chrono::milliseconds heartbeat{10'000};
-    std::chrono::milliseconds gauges{15'000};
+    std::chrono::milliseconds gauges{30'000};              // walks the caches
     std::chrono::milliseconds retry_base{1'000};        // doubled each time, at most retry_max
     std::chrono::milliseconds retry_max{60'000};
     std::chrono::milliseconds give_up_after{3'600'000};  // temporary failures without any progress

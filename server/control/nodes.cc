@@ -78,7 +78,7 @@ absl::Status Nodes::Heartbeat() {
   node.node_id = options_.node_id;
   node.name = options_.node_name;
   node.address = options_.address;
-  node.caches_json = CachesJson(parts_.registry.ConfiguredCaches());
+  node.caches_json = CachesJson(parts_.registry.ConfiguredRoom());
   node.devices_json = DevicesJson(parts_.engines.Devices());
   return parts_.tables.nodes.Heartbeat(node);
 }

@@ -128,6 +128,8 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
       parts_.engines,
       {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = false},
       HubReader(parts_.hub, model.hf_path, *commit, patience(), stop), stop);
+  // A gated repository lets everybody list it and only some read it.
+  if (HasReason(inspection.status(), Reason::kHubAccessDenied)) return inspection.status();
   if (inspection.ok()) {
     sizing.inspection_json = InspectionToJson(*inspection);
   } else {
@@ -249,6 +251,13 @@ absl::Status Registry::ApplyUpdate(const ModelUpdate& update, Model& model) cons
     model.revision = RevisionOr(update.revision);
     RETURN_IF_ERROR(ValidateRevision(model.revision));
   }
+  if (has("estimated_size_bytes")) {
+    if (update.estimated_size_bytes < 0 ||
+        update.estimated_size_bytes > kEstimateMbMax * kBytesPerMb) {
+      return InvalidField("estimated_size_bytes", "is not in 0 to 10^18");
+    }
+    model.estimated_size_bytes = update.estimated_size_bytes;
+  }
   if (has("hf_path")) {
     RETURN_IF_ERROR(ValidateRepoId(update.hf_path));
     model.hf_path = update.hf_path;
@@ -293,9 +302,9 @@ absl::Status Registry::CheckNotUsed(const std::string& model_name) {
 
 absl::StatusOr<ModelView> Registry::Update(const ModelUpdate& update) {
   RETURN_IF_ERROR(ValidateModelName(update.model_name));
-  static constexpr std::string_view kFields[] = {"trust_remote_code", "revision", "allow_patterns",
-                                                 "ignore_patterns",   "hf_path",  "cache_location",
-                                                 "cache_path"};
+  static constexpr std::string_view kFields[] = {
+      "trust_remote_code", "revision", "allow_patterns", "ignore_patterns", "estimated_size_bytes",
+      "hf_path",           "cache_location", "cache_path"};
   if (update.mask.empty()) return InvalidField("update_mask", "names no field");
   for (const std::string& field : update.mask) {
     if (std::ranges::find(kFields, field) == std::end(kFields)) {
@@ -382,15 +391,29 @@ absl::StatusOr<SpaceCheck> Registry::CheckSpace(const SpaceRequest& request,
 }
 
 std::vector<NamedCache> Registry::ConfiguredCaches() const {
+  std::vector<NamedCache> caches = ConfiguredRoom();
+  for (NamedCache& cache : caches) {
+    auto summary = SummarizeCache(cache.summary.cache_path);
+    if (summary.ok()) {
+      cache.summary = *std::move(summary);
+    } else {
+      LogWarning("cache_not_read",
+                 {{"cache", cache.summary.cache_path}, {"error", summary.status()}});
+    }
+  }
+  return caches;
+}
+
+std::vector<NamedCache> Registry::ConfiguredRoom() const {
   std::vector<NamedCache> caches;
   const auto add = [&](std::string_view name, const std::string& path) {
     if (path.empty()) return;
-    auto summary = SummarizeCache(path);
-    if (!summary.ok()) {
-      LogWarning("cache_not_read", {{"cache", path}, {"error", summary.status()}});
+    auto filesystem = FilesystemOf(path);
+    if (!filesystem.ok()) {
+      LogWarning("cache_not_read", {{"cache", path}, {"error", filesystem.status()}});
       return;
     }
-    caches.push_back({std::string(name), *std::move(summary)});
+    caches.push_back({std::string(name), {.cache_path = path, .filesystem = *filesystem}});
   };
   add("primary", options_.roots.primary);
   add("secondary", options_.roots.secondary);

@@ -39,7 +39,7 @@ struct RegisteredModel {
 };
 
 // The fields that `mask` names are taken from here. Names: trust_remote_code, revision,
-// allow_patterns, ignore_patterns; hf_path, cache_location, cache_path.
+// allow_patterns, ignore_patterns, estimated_size_bytes; hf_path, cache_location, cache_path.
 struct ModelUpdate {
   std::string model_name;
   std::vector<std::string> mask;
@@ -49,6 +49,7 @@ struct ModelUpdate {
   std::string hf_path;
   std::string cache_location;
   std::string cache_path;
+  int64_t estimated_size_bytes = 0;  // 0 to 10^18
 };
 
 struct SpaceRequest {
@@ -117,6 +118,8 @@ class Registry {
 
   // primary and secondary, without asking the database.
   std::vector<NamedCache> ConfiguredCaches() const;
+  // The same without a look at what lies in them: used_bytes and repositories are 0.
+  std::vector<NamedCache> ConfiguredRoom() const;
 
   // The folder that has hub/ in it; the row's, and the primary for rows that have none.
   std::string CachePathOf(const Model& model) const;

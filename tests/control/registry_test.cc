@@ -124,14 +124,19 @@ TEST_F(RegistryTest, BadFieldsAreNamedAndNothingIsWritten) {
 TEST_F(RegistryTest, WhatTheHubRefusesIsTheCallersError) {
   AddRepo("org/m");
   AddRepo("org/gated");
+  AddRepo("org/private");
+  hub_.ChangeRepo("org/private", R"({"private":true})");
   hub_.ChangeRepo("org/gated", R"({"gated":"auto"})");
 
   EXPECT_THAT(RegisterStatus({.model_name = "a", .hf_path = "org/none"}),
               HasReasonOf(Reason::kHubRepoNotFound));
   EXPECT_THAT(RegisterStatus({.model_name = "a", .hf_path = "org/m", .revision = "nope"}),
               HasReasonOf(Reason::kHubRevisionNotFound));
-  EXPECT_THAT(RegisterStatus({.model_name = "a", .hf_path = "org/gated"}), 
-              testing::AnyOf(IsOk(), HasReasonOf(Reason::kHubAccessDenied)));
+  EXPECT_THAT(RegisterStatus({.model_name = "a", .hf_path = "org/gated"}),
+              HasReasonOf(Reason::kHubAccessDenied));
+  EXPECT_THAT(RegisterStatus({.model_name = "a", .hf_path = "org/private"}),
+              HasReasonOf(Reason::kHubRepoNotFound));
+  EXPECT_EQ(RowCount(), "0\n");
 }
 
 TEST_F(RegistryTest, ATakenNameIsRefused) {
@@ -254,15 +259,18 @@ TEST_F(RegistryTest, AnUpdateChangesTheFieldsOfItsMaskOnly) {
   Register("m", "org/m");
 
   const auto updated = registry().Update({.model_name = "m",
-                                          .mask = {"trust_remote_code", "allow_patterns"},
+                                          .mask = {"trust_remote_code", "allow_patterns",
+                                                   "estimated_size_bytes"},
                                           .trust_remote_code = true,
                                           .revision = "ignored",
-                                          .filter = {.allow_patterns = {"*.json"}}});
+                                          .filter = {.allow_patterns = {"*.json"}},
+                                          .estimated_size_bytes = 77});
 
   ASSERT_THAT(updated, IsOk());
   EXPECT_TRUE(updated->model.trust_remote_code);
   EXPECT_THAT(updated->model.filter.allow_patterns, ElementsAre("*.json"));
   EXPECT_EQ(updated->model.revision, "main");
+  EXPECT_EQ(updated->model.estimated_size_bytes, 77);
 }
 
 TEST_F(RegistryTest, AnotherRevisionForgetsTheCommit) {
