@@ -1,4 +1,6 @@
-// modeld: reads the configuration, makes the objects from the bottom up, tells systemd, waits, drains.
+// modeld: reads the configuration, makes the objects from the bottom up, tells systemd, waits,
+// drains.
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -6,8 +8,6 @@
 #include <map>
 #include <string>
 #include <system_error>
-
-#include <CLI/CLI.hpp>
 
 #include "server/base/log.h"
 #include "server/config/config.h"
@@ -73,6 +73,9 @@ int main(int argc, char** argv) {
   if (!result.problems.empty()) return kBadConfig;
   if (check_config) return 0;
 
+  for (const modeld::ConfigProblem& warning : result.warnings) {
+    modeld::LogWarning("config_warning", {{"where", warning.where}, {"what", warning.what}});
+  }
   auto daemon = modeld::Daemon::Start(result.config);
   if (!daemon.ok()) {
     modeld::LogError("daemon_not_started", {{"error", daemon.status()}});

@@ -41,6 +41,14 @@ void Calls::Count(const std::string& method, grpc::StatusCode code,
       .Observe(took.count());
 }
 
+void Calls::ObserveInference(const std::string& model_name, const std::string& method,
+                             std::chrono::steady_clock::time_point start) {
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  metrics_.request_duration_seconds
+      .Add({{"model", model_name}, {"method", method}}, RequestBuckets())
+      .Observe(took.count());
+}
+
 std::string GrpcCodeName(grpc::StatusCode code) {
   return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
 }

@@ -29,6 +29,10 @@ class Calls {
   void Count(const std::string& method, grpc::StatusCode code,
              std::chrono::steady_clock::time_point start);
 
+  // Times an inference request that reached an engine; `method` is "Generate".
+  void ObserveInference(const std::string& model_name, const std::string& method,
+                        std::chrono::steady_clock::time_point start);
+
   Executor& executor() { return executor_; }
 
  private:

@@ -63,7 +63,11 @@ class InferenceService::StreamForward final : public grpc::ServerWriteReactor<gr
  public:
   StreamForward(InferenceService& service, grpc::CallbackServerContext* context,
                 const grpc::ByteBuffer& request, const char* name)
-      : service_(service), context_(context), request_(request), method_(Method(name)) {
+      : service_(service),
+        context_(context),
+        request_(request),
+        name_(name),
+        method_(Method(name)) {
     Route();
   }
 
@@ -127,6 +131,7 @@ class InferenceService::StreamForward final : public grpc::ServerWriteReactor<gr
 
   void End(const grpc::Status& status) {
     service_.calls_.Count(method_, status.error_code(), start_);
+    if (handle_) service_.calls_.ObserveInference(model_name_, name_, start_);
     handle_ = {};  // an unload need not wait for the caller to read its status
     Finish(status);
   }
@@ -138,6 +143,7 @@ class InferenceService::StreamForward final : public grpc::ServerWriteReactor<gr
   InferenceService& service_;
   grpc::CallbackServerContext* const context_;
   const grpc::ByteBuffer request_;
+  const char* const name_;  // "Generate"
   const std::string method_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::string model_name_;
@@ -158,6 +164,7 @@ class InferenceService::UnaryForward final : public grpc::ServerUnaryReactor {
         context_(context),
         request_(request),
         response_(response),
+        name_(name),
         method_(Method(name)) {
     Route();
   }
@@ -192,6 +199,7 @@ class InferenceService::UnaryForward final : public grpc::ServerUnaryReactor {
 
   void End(const grpc::Status& status) {
     service_.calls_.Count(method_, status.error_code(), start_);
+    if (handle_) service_.calls_.ObserveInference(model_name_, name_, start_);
     handle_ = {};
     Finish(status);
   }
@@ -204,6 +212,7 @@ class InferenceService::UnaryForward final : public grpc::ServerUnaryReactor {
   grpc::CallbackServerContext* const context_;
   const grpc::ByteBuffer* const request_;
   grpc::ByteBuffer* const response_;
+  const char* const name_;  // "Generate"
   const std::string method_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::string model_name_;
