@@ -160,6 +160,7 @@ absl::Status Daemon::Rep::Listen() {
                                             .router = router,
                                             .changes = changes,
                                             .metrics = metrics}));
+  nodes->SetAddress(grpc->address());
   ASSIGN_OR_RETURN(
       http,
       HttpServer::Start({.address = config.server.http_address,

@@ -4,6 +4,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <stop_token>
 #include <thread>
@@ -42,6 +43,8 @@ struct Loader::Rep {
     std::unique_ptr<Attempt> attempt;
     int64_t turn = 0;  // order of the claims
     bool ended = false;
+    int64_t settled_epoch = 0;      // of the lease that the last write named
+    std::optional<Operation> next;  // the row as it was claimed again meanwhile
     steady_clock::time_point reserved_time;  // of the last write of its reservation
     std::jthread thread;  // last, so that it ends before what it uses
   };
@@ -79,9 +82,11 @@ struct Loader::Rep {
 
   void Work(Running& running);
   bool WaitForTurn(const Running& running);
-  absl::Status Settle(Attempt& attempt, const absl::Status& result);
-  absl::Status GiveBackOrFail(Attempt& attempt, const absl::Status& error);
-  absl::Status End(Attempt& attempt, OperationState state, const absl::Status& error);
+  absl::Status Settle(Running& at, const absl::Status& result);
+  absl::Status GiveBackOrFail(Running& at, const absl::Status& error);
+  absl::Status End(Running& at, OperationState state, const absl::Status& error);
+  absl::Status WriteLast(Running& at,
+                         const std::function<absl::Status(const OperationLease&)>& write);
   absl::Status NoLongerWanted(const Operation& operation);
 
   void Pulse(std::stop_token stop);
@@ -331,8 +336,10 @@ void Loader::Rep::Begin(const Operation& operation) {
   MutexLock lock(mutex);
   const auto found = running.find(operation.name);
   if (found != running.end()) {
-    // Its lease lapsed while the database was away, and nobody but us could take it.
+    // Its lease lapsed while the database was away, and nobody but us could take it; or it has just
+    // been settled, and Reap() begins the next attempt.
     found->second->attempt->AdoptEpoch(operation.epoch);
+    found->second->next = operation;
     return;
   }
   const bool ours = restores.contains(operation.name) || retries.contains(operation.name);
@@ -376,6 +383,10 @@ void Loader::Rep::Reap() {
       }
     }
   }
+  for (const auto& at : ended) {
+    at->thread.join();
+    if (at->next && at->next->epoch > at->settled_epoch) Begin(*at->next);
+  }
 }
 
 // One attempt a model at a time; only an unload does not wait for a download.
@@ -407,7 +418,7 @@ void Loader::Rep::Work(Running& at) {
   Attempt& attempt = *at.attempt;
   const absl::Status result =
       WaitForTurn(at) ? attempt.Run() : absl::CancelledError("stopped before it began");
-  const absl::Status settled = Settle(attempt, result);
+  const absl::Status settled = Settle(at, result);
   if (absl::IsAborted(settled)) {
     LogWarning("lease_lost", {{"operation", attempt.operation().name}, {"error", settled}});
   } else if (!settled.ok() && !absl::IsCancelled(settled)) {
@@ -424,7 +435,23 @@ void Loader::Rep::Work(Running& at) {
   parts.changes.Publish(kOperationTopic + attempt.operation().name);
 }
 
-absl::Status Loader::Rep::End(Attempt& attempt, OperationState state, const absl::Status& error) {
+// The write that ends an attempt, under the lease as it is by then.
+absl::Status Loader::Rep::WriteLast(
+    Running& at, const std::function<absl::Status(const OperationLease&)>& write) {
+  while (true) {
+    const OperationLease lease = at.attempt->lease();
+    absl::Status status =
+        Persist(parts.clock, shutdown.get_token(), [&] { return write(lease); });
+    // Claimed again by ourselves since the lease was read.
+    if (absl::IsAborted(status) && at.attempt->lease().epoch != lease.epoch) continue;
+    MutexLock lock(mutex);
+    at.settled_epoch = lease.epoch;
+    return status;
+  }
+}
+
+absl::Status Loader::Rep::End(Running& at, OperationState state, const absl::Status& error) {
+  Attempt& attempt = *at.attempt;
   const Operation& operation = attempt.operation();
   LogInfo("operation_ended", {{"operation", operation.name},
                               {"kind", OperationKindName(operation.kind)},
@@ -442,8 +469,8 @@ absl::Status Loader::Rep::End(Attempt& attempt, OperationState state, const absl
   OperationProgress progress = attempt.progress();
   progress.bytes_per_second = 0;
   progress.eta.reset();
-  return Persist(parts.clock, shutdown.get_token(), [&] {
-    return parts.tables.operations.Finish(attempt.lease(), state, error, progress);
+  return WriteLast(at, [&](const OperationLease& lease) {
+    return parts.tables.operations.Finish(lease, state, error, progress);
   });
 }
 
@@ -457,31 +484,34 @@ absl::Status Loader::Rep::NoLongerWanted(const Operation& operation) {
   });
 }
 
-absl::Status Loader::Rep::Settle(Attempt& attempt, const absl::Status& result) {
-  if (result.ok()) return End(attempt, OperationState::kSucceeded, result);
+absl::Status Loader::Rep::Settle(Running& at, const absl::Status& result) {
+  Attempt& attempt = *at.attempt;
+  if (result.ok()) return End(at, OperationState::kSucceeded, result);
   switch (attempt.intent()) {
     case Attempt::Intent::kShutdown: return result;
     case Attempt::Intent::kLeaseLost: return absl::AbortedError("another owner has it");
     case Attempt::Intent::kCancel:
-      return End(attempt, OperationState::kCancelled,
+      return End(at, OperationState::kCancelled,
                  absl::CancelledError("the operation was cancelled by request"));
     case Attempt::Intent::kPause:
       LogInfo("operation_paused", {{"operation", attempt.operation().name}});
-      return Persist(parts.clock, shutdown.get_token(),
-                     [&] { return parts.tables.operations.Pause(attempt.lease()); });
+      return WriteLast(at, [&](const OperationLease& lease) {
+        return parts.tables.operations.Pause(lease);
+      });
     case Attempt::Intent::kNone: break;
   }
   if (absl::IsAborted(result)) return result;
   if (HasReason(result, Reason::kEngineLost)) {
     // It died while it was loading; that may be the machine's fault once, but not always.
-    if (!CrashesTooOften(attempt.operation().model_id)) return GiveBackOrFail(attempt, result);
-    return End(attempt, OperationState::kFailed, result);
+    if (!CrashesTooOften(attempt.operation().model_id)) return GiveBackOrFail(at, result);
+    return End(at, OperationState::kFailed, result);
   }
-  if (IsTemporary(result)) return GiveBackOrFail(attempt, result);
-  return End(attempt, OperationState::kFailed, result);
+  if (IsTemporary(result)) return GiveBackOrFail(at, result);
+  return End(at, OperationState::kFailed, result);
 }
 
-absl::Status Loader::Rep::GiveBackOrFail(Attempt& attempt, const absl::Status& error) {
+absl::Status Loader::Rep::GiveBackOrFail(Running& at, const absl::Status& error) {
+  const Attempt& attempt = *at.attempt;
   const auto now = parts.clock.Steady();
   const int64_t bytes_done = attempt.progress().bytes_done;
   milliseconds delay = options.retry_base;
@@ -497,15 +527,15 @@ absl::Status Loader::Rep::GiveBackOrFail(Attempt& attempt, const absl::Status& e
     ++retry.count;
     give_up = now - retry.since >= options.give_up_after;
   }
-  if (give_up) return End(attempt, OperationState::kFailed, error);
+  if (give_up) return End(at, OperationState::kFailed, error);
   // Jitter, so that many that failed together do not come back together.
   delay = milliseconds(static_cast<int64_t>(static_cast<double>(delay.count()) *
                                             (0.75 + 0.5 * RandomUnit())));
   LogWarning("operation_will_be_tried_again", {{"operation", attempt.operation().name},
                                                {"delay_ms", delay.count()},
                                                {"error", error}});
-  return Persist(parts.clock, shutdown.get_token(), [&] {
-    return parts.tables.operations.GiveBack(attempt.lease(), delay, error);
+  return WriteLast(at, [&](const OperationLease& lease) {
+    return parts.tables.operations.GiveBack(lease, delay, error);
   });
 }
 

@@ -73,11 +73,19 @@ std::vector<DeviceInfo> DevicesFromJson(const std::string& text) {
 
 }  // namespace
 
+void Nodes::SetAddress(const std::string& address) {
+  MutexLock lock(mutex_);
+  address_ = address;
+}
+
 absl::Status Nodes::Heartbeat() {
   Node node;
   node.node_id = options_.node_id;
   node.name = options_.node_name;
-  node.address = options_.address;
+  {
+    MutexLock lock(mutex_);
+    node.address = address_;
+  }
   node.caches_json = CachesJson(parts_.registry.ConfiguredRoom());
   node.devices_json = DevicesJson(parts_.engines.Devices());
   return parts_.tables.nodes.Heartbeat(node);

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/base/mutex.h"
 #include "server/control/registry.h"
 #include "server/control/tables.h"
 #include "server/core/model.h"
@@ -49,8 +50,11 @@ class Nodes {
     Engines& engines;
   };
 
-  Nodes(const Options& options, const Parts& parts) : options_(options), parts_(parts) {}
+  Nodes(const Options& options, const Parts& parts)
+      : options_(options), parts_(parts), address_(options.address) {}
 
+  // The bound address, where the configured one left the port open.
+  void SetAddress(const std::string& address);
   // Says that this node lives and what it has; every 10 s.
   absl::Status Heartbeat();
 
@@ -61,6 +65,8 @@ class Nodes {
  private:
   const Options options_;
   const Parts parts_;
+  Mutex mutex_;
+  std::string address_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace modeld

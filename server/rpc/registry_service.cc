@@ -40,7 +40,8 @@ ModelUpdate FromProto(const v1::UpdateModelRequest& request) {
           .filter = FilterOf(model),
           .hf_path = model.hf_path(),
           .cache_location = model.cache_location(),
-          .cache_path = model.cache_path()};
+          .cache_path = model.cache_path(),
+          .estimated_size_bytes = model.estimated_size_bytes()};
 }
 
 v1::SpaceCheck ToProto(const SpaceCheck& check) {
