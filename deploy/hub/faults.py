@@ -1,24 +1,24 @@
 """Faults by command. A fault is a JSON object:
 
-  kind     what happens, see below
-  on       "api", "resolve", "cdn" or "any" (default): which requests
-  path     a pattern (fnmatch) on the decoded URL path; default "*"
-  method   "GET" or "HEAD"; default both
-  after    the first so many matching requests pass; default 0
-  times    how often it happens; default always
+kind     what happens, see below
+on       "api", "resolve", "cdn" or "any" (default): which requests
+path     a pattern (fnmatch) on the decoded URL path; default "*"
+method   "GET" or "HEAD"; default both
+after    the first so many matching requests pass; default 0
+times    how often it happens; default always
 
-  status   status, headers {}, body: this answer instead (Retry-After, X-Error-Code go into headers)
-  headers  headers {}: replaced in the honest answer; a null removes one. {cdn}, {hub}: the origins
-  body     body: this text instead of the honest JSON
-  listing  entries []: appended to a tree listing; "replace": true puts them in its place
-  redirect location: 302 to it; "{self}" is the request's own URL
-  cut      bytes: the connection ends after so many body bytes; -1: before the headers
-  stall    bytes: nothing comes after so many body bytes, until the client goes; -1: no headers either
-  drip     bytes_per_s: so fast, per connection
-  truncate bytes: a well-formed but shorter body
-  ignore_range  200 and the whole file
-  wrong_range   shift: Content-Range says so many bytes more
-  corrupt  offset: the byte there is inverted
+status   status, headers {}, body: this answer instead (Retry-After, X-Error-Code go into headers)
+headers  headers {}: replaced in the honest answer; a null removes one. {cdn}, {hub}: the origins
+body     body: this text instead of the honest JSON
+listing  entries []: appended to a tree listing; "replace": true puts them in its place
+redirect location: 302 to it; "{self}" is the request's own URL
+cut      bytes: the connection ends after so many body bytes; -1: before the headers
+stall    bytes: nothing comes after so many body bytes, until the client goes; -1: no headers either
+drip     bytes_per_s: so fast, per connection
+truncate bytes: a well-formed but shorter body
+ignore_range  200 and the whole file
+wrong_range   shift: Content-Range says so many bytes more
+corrupt  offset: the byte there is inverted
 """
 
 import fnmatch

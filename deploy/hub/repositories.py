@@ -205,8 +205,7 @@ class Repositories:
         if status.st_size < self._lfs_threshold and not path.endswith(LFS_SUFFIXES):
             return Entry(path, status.st_size, sha1, None, source)
         pointer = (
-            "version https://git-lfs.github.com/spec/v1\n"
-            f"oid sha256:{sha256}\nsize {status.st_size}\n"
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {status.st_size}\n"
         ).encode()
         oid = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False)
         return Entry(path, status.st_size, oid.hexdigest(), sha256, source)
