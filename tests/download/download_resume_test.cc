@@ -1,0 +1,179 @@
+// What was fetched is not fetched again: after a cancel, after kill -9, after a full disk.
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "server/cache/tree_size.h"
+#include "tests/download/download_fixture.h"
+#include "tests/support/status_matchers.h"
+
+namespace modeld {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Where a Range header of the form "bytes=N-" begins; 0 without one.
+int64_t BeginOf(const FakeHubRequest& request) {
+  return request.range.empty() ? 0 : std::strtoll(request.range.c_str() + 6, nullptr, 10);
+}
+
+class DownloadResumeTest : public DownloadTest {
+ protected:
+  std::vector<FakeHubRequest> CdnRequests() {
+    std::vector<FakeHubRequest> out;
+    for (const FakeHubRequest& request : BodyRequests()) {
+      if (request.on == "cdn") out.push_back(request);
+    }
+    return out;
+  }
+};
+
+TEST_F(DownloadResumeTest, ACancelIsQuickAndKeepsWhatCame) {
+  hub_.AddFile(kRepo, "model.safetensors", TestBytes(12'000'000, 1));
+  hub_.AddFault(R"({"kind":"drip","on":"cdn","bytes_per_s":8000000})");
+  Downloader downloader(hub_);
+  const SnapshotRequest request = downloader.Request(cache_);
+  std::stop_source stop;
+  std::chrono::steady_clock::time_point stopped_at;
+  const OnProgress stop_in_the_middle = [&](const OperationProgress& progress) {
+    if (progress.bytes_done < 3'000'000 || stop.stop_requested()) return;
+    stopped_at = Clock::Real().Steady();
+    stop.request_stop();
+  };
+
+  const auto cancelled = DownloadSnapshot(request, downloader.pool, stop_in_the_middle, {},
+                                          stop.get_token());
+  const auto took = Clock::Real().Steady() - stopped_at;
+
+  EXPECT_THAT(cancelled, StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_LT(took, milliseconds(200));
+  const int64_t missing = repo_.MissingBytes(request.listing.commit, request.listing.files);
+  EXPECT_LE(missing, 9'000'000);
+  hub_.ClearFaults();
+  hub_.ClearRequests();
+  ASSERT_THAT(downloader.Download(cache_), IsOk());
+  EXPECT_EQ(BodyBytes(), missing);
+  ExpectComplete(request.listing);
+}
+
+// Ten processes, each killed at a random moment of its download; then one that ends it.
+TEST_F(DownloadResumeTest, KilledAtRandomPointsItFetchesAlmostNothingTwice) {
+  constexpr int64_t kBytes = 40'000'000;
+  constexpr int64_t kChunk = 4 << 20;
+  hub_.AddFile(kRepo, "model.safetensors", TestBytes(kBytes, 1));
+  hub_.AddFile(kRepo, "config.json", TestBytes(900, 2));
+  hub_.AddFault(R"({"kind":"drip","on":"cdn","bytes_per_s":16000000})");
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+
+  for (int round = 0; round < 10; ++round) {
+    const milliseconds life(std::uniform_int_distribution<int>(100, 350)(random));
+    const int status = RunInChild([&]() -> int {
+      Downloader downloader(hub_);
+      std::jthread killer([life](std::stop_token stop) {
+        Clock::Real().Sleep(life, std::move(stop));
+        kill(getpid(), SIGKILL);
+      });
+      downloader.Download(cache_).IgnoreError();
+      return 0;
+    });
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+    EXPECT_LE(AllocatedBytes(repo_.blobs_path()), kBytes * 102 / 100);
+  }
+  hub_.ClearFaults();
+  Downloader downloader(hub_);
+  ASSERT_THAT(downloader.Download(cache_), IsOk());
+
+  ExpectComplete(downloader.List());
+  const std::vector<FakeHubRequest> requests = CdnRequests();
+  ASSERT_FALSE(requests.empty());
+  int64_t begun_late = 0;
+  for (size_t i = 1; i < requests.size(); ++i) {
+    const int64_t sent_to = BeginOf(requests[i - 1]) + requests[i - 1].bytes;
+    EXPECT_LE(sent_to - BeginOf(requests[i]), kChunk) << "request " << i;
+    begun_late += BeginOf(requests[i]) > 0 ? 1 : 0;
+  }
+  EXPECT_GT(begun_late, 0) << "no round came far enough to test anything";
+  EXPECT_LE(AllocatedBytes(repo_.blobs_path()), kBytes * 102 / 100);
+}
+
+// Other programs' commands clean caches without asking who works in them.
+TEST_F(DownloadResumeTest, ARepositoryRemovedMeanwhileIsFetchedAnew) {
+  hub_.AddFile(kRepo, "model.safetensors", TestBytes(8'000'000, 1));
+  hub_.AddFault(R"({"kind":"drip","on":"cdn","bytes_per_s":8000000})");
+  Downloader downloader(hub_);
+  const SnapshotRequest request = downloader.Request(cache_);
+  bool removed = false;
+  const OnProgress remove_in_the_middle = [&](const OperationProgress& progress) {
+    if (removed || progress.bytes_done < 2'000'000) return;
+    removed = true;
+    RemoveTree(repo_.repo_path());
+  };
+
+  const auto result = DownloadSnapshot(request, downloader.pool, remove_in_the_middle, {}, {});
+
+  EXPECT_THAT(result, IsOk());
+  EXPECT_TRUE(removed);
+  ExpectComplete(request.listing);
+}
+
+// In a mount namespace of its own, with a cache on a small tmpfs: 0 when all is as it should be.
+int DownloadToFullDisk(FakeHub& hub, const std::string& cache) {
+  const auto failed = [](const char* what) {
+    std::fprintf(stderr, "full disk: %s\n", what);
+    return 1;
+  };
+  if (unshare(CLONE_NEWNS) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
+    return failed("no mount namespace");
+  }
+  if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      mount("tmpfs", cache.c_str(), "tmpfs", 0, "size=6m") != 0) {
+    return failed("no tmpfs");
+  }
+  Downloader downloader(hub);
+  const RepoCache repo(cache, std::string(kRepo));
+  const RepoListing listing = downloader.List();
+  const absl::Status status = downloader.Download(cache).status();
+  if (!HasReason(status, Reason::kInsufficientDisk)) return failed(status.ToString().c_str());
+  const ErrorDetails details = DetailsOf(status);
+  if (details.metadata.at("required_bytes") != "8000000") return failed("required_bytes");
+  if (details.metadata.at("free_bytes").empty()) return failed("free_bytes");
+
+  if (mount("tmpfs", cache.c_str(), "tmpfs", MS_REMOUNT, "size=64m") != 0) return failed("remount");
+  const int64_t missing = repo.MissingBytes(listing.commit, listing.files);
+  hub.ClearRequests();
+  const absl::Status finished = downloader.Download(cache).status();
+  if (!finished.ok()) return failed(finished.ToString().c_str());
+  int64_t sent = 0;
+  for (const FakeHubRequest& request : hub.Requests()) {
+    if (request.method == "GET" && request.on != "api") sent += request.bytes;
+  }
+  if (sent != missing) return failed("bytes were fetched twice");
+  if (!LeftoversIn(repo).empty()) return failed("leftovers");
+  return 0;
+}
+
+TEST_F(DownloadResumeTest, AFullDiskIsSaidWithBothFiguresAndLosesNothing) {
+  hub_.AddFile(kRepo, "big.safetensors", TestBytes(8'000'000, 1));
+  hub_.AddFile(kRepo, "small.safetensors", TestBytes(3'000'000, 2));
+  std::filesystem::create_directories(cache_);
+
+  const int status = RunInChild([&] { return DownloadToFullDisk(hub_, cache_); });
+
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+}  // namespace
+}  // namespace modeld

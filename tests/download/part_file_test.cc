@@ -1,0 +1,211 @@
+#include "server/download/part_file.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "server/base/sha256.h"
+#include "server/cache/tree_size.h"
+#include "tests/support/fake_clock.h"
+#include "tests/support/fake_hub.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace modeld {
+namespace {
+
+constexpr int64_t kSize = 5'000'000;
+
+std::string Sha256Of(const std::string& content) {
+  Sha256 digest;
+  digest.Update(content);
+  return digest.HexDigest();
+}
+
+class PartFileTest : public testing::Test {
+ protected:
+  std::unique_ptr<PartFile> Open() {
+    absl::StatusOr<std::unique_ptr<PartFile>> part = PartFile::Open(path_, file_, clock_);
+    EXPECT_THAT(part, IsOk());
+    return part.ok() ? *std::move(part) : nullptr;
+  }
+  // Appends content_[begin, end) in pieces as libcurl's.
+  void Append(PartFile& part, int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; at += 16'384) {
+      const auto n = static_cast<size_t>(std::min<int64_t>(16'384, end - at));
+      ASSERT_THAT(part.Append({content_.data() + at, n}), IsOk());
+    }
+  }
+  void ChangeJournal(const std::function<void(PartJournal&)>& change) {
+    absl::StatusOr<PartJournal> journal = ReadPartJournal(path_ + ".json");
+    ASSERT_THAT(journal, IsOk());
+    change(*journal);
+    ASSERT_THAT(WritePartJournal(path_ + ".json", *journal, JournalWrite::kQuick), IsOk());
+  }
+
+  TempDir dir_;
+  FakeClock clock_;
+  const std::string path_ = dir_.path() + "/part";
+  const std::string content_ = TestBytes(kSize, 7);
+  const RepoFile file_{.path = "x", .size_bytes = kSize, .blob = Sha256Of(content_), .lfs = true};
+};
+
+TEST_F(PartFileTest, TakesAWholeFile) {
+  const auto part = Open();
+  EXPECT_EQ(part->received(), 0);
+
+  Append(*part, 0, kSize);
+
+  EXPECT_TRUE(part->whole());
+  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_EQ(*ReadFile(path_), content_);
+}
+
+TEST_F(PartFileTest, GoesOnAfterWhatWasKept) {
+  Append(*Open(), 0, 100'000);  // gathered only, and not kept: gone
+  {
+    const auto part = Open();
+    EXPECT_EQ(part->received(), 0);
+    Append(*part, 0, 3'000'001);
+    ASSERT_THAT(part->Keep(), IsOk());
+  }
+
+  const auto part = Open();
+
+  EXPECT_EQ(part->received(), 3'000'001);
+  Append(*part, 3'000'001, kSize);
+  EXPECT_EQ(*part->Finish(), file_.blob);
+}
+
+// Without Keep(), as after kill -9: no more than a journal step and the gathered MiB are lost.
+TEST_F(PartFileTest, LosesLittleWhenItIsNotKept) {
+  Append(*Open(), 0, 4'900'000);
+
+  const auto part = Open();
+
+  EXPECT_GE(part->received(), 4'900'000 - PartFile::kJournalStep - (1 << 20));
+  Append(*part, part->received(), kSize);
+  EXPECT_EQ(*part->Finish(), file_.blob);
+}
+
+TEST_F(PartFileTest, AfterAMachineRestartOnlySyncedBytesCount) {
+  {
+    const auto part = Open();
+    Append(*part, 0, 2'500'000);  // past a journal step
+    clock_.Advance(std::chrono::seconds(10));
+    Append(*part, 2'500'000, 4'300'000);  // the next journal is a synced one
+    ASSERT_THAT(part->Keep(), IsOk());
+  }
+  ChangeJournal([](PartJournal& journal) { journal.boot_id = "before"; });
+
+  const auto part = Open();
+
+  EXPECT_EQ(part->received(), 4 << 20);
+  Append(*part, part->received(), kSize);
+  EXPECT_EQ(*part->Finish(), file_.blob);
+}
+
+TEST_F(PartFileTest, AJournalOfAnotherFileIsNotBelieved) {
+  {
+    const auto part = Open();
+    Append(*part, 0, 3'000'000);
+    ASSERT_THAT(part->Keep(), IsOk());
+  }
+  ChangeJournal([](PartJournal& journal) { journal.blob = std::string(64, '0'); });
+  EXPECT_EQ(Open()->received(), 0);
+}
+
+TEST_F(PartFileTest, AJournalOfMoreThanTheFileHasIsNotBelieved) {
+  {
+    const auto part = Open();
+    Append(*part, 0, 3'000'000);
+    ASSERT_THAT(part->Keep(), IsOk());
+  }
+  std::filesystem::resize_file(path_, 1000);
+  EXPECT_EQ(Open()->received(), 0);
+}
+
+TEST_F(PartFileTest, ADigestStateThatIsNoneIsComputedAnew) {
+  {
+    const auto part = Open();
+    Append(*part, 0, 3'000'000);
+    ASSERT_THAT(part->Keep(), IsOk());
+  }
+  ChangeJournal([](PartJournal& journal) { journal.sha256_state = "zz"; });
+
+  const auto part = Open();
+
+  EXPECT_EQ(part->received(), 3'000'000);
+  Append(*part, 3'000'000, kSize);
+  EXPECT_EQ(*part->Finish(), file_.blob);
+}
+
+TEST_F(PartFileTest, AFileWithoutAJournalBeginsAnew) {
+  ASSERT_THAT(WriteFileAtomically(path_, std::string(kSize, 'x')), IsOk());
+
+  const auto part = Open();
+
+  EXPECT_EQ(part->received(), 0);
+  Append(*part, 0, kSize);
+  EXPECT_EQ(*part->Finish(), file_.blob);
+}
+
+TEST_F(PartFileTest, RestartForgetsEveryByte) {
+  const auto part = Open();
+  Append(*part, 0, 3'000'000);
+
+  ASSERT_THAT(part->Restart(), IsOk());
+
+  EXPECT_EQ(part->received(), 0);
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".json"));
+  Append(*part, 0, kSize);
+  EXPECT_EQ(*part->Finish(), file_.blob);
+}
+
+TEST_F(PartFileTest, TakesTheSpaceAtOnceAndGivesItBack) {
+  const auto part = Open();
+  struct stat info {};
+  ASSERT_EQ(stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_size, 0);
+  EXPECT_GE(AllocatedBytes(path_), kSize);
+
+  Append(*part, 0, 1'000'000);
+  ASSERT_THAT(part->Keep(), IsOk());
+
+  EXPECT_LT(AllocatedBytes(path_), 1'100'000);
+}
+
+TEST_F(PartFileTest, GitFilesGoOnToo) {
+  GitBlobSha1 sha1(kSize);
+  sha1.Update(content_);
+  const RepoFile file{.path = "x", .size_bytes = kSize, .blob = sha1.HexDigest()};
+  {
+    const auto part = PartFile::Open(path_, file, clock_);
+    ASSERT_THAT(part, IsOk());
+    Append(**part, 0, 3'000'000);
+    ASSERT_THAT((*part)->Keep(), IsOk());
+  }
+
+  const auto part = PartFile::Open(path_, file, clock_);
+
+  ASSERT_THAT(part, IsOk());
+  EXPECT_EQ((*part)->received(), 3'000'000);
+  Append(**part, 3'000'000, kSize);
+  EXPECT_EQ(*(*part)->Finish(), file.blob);
+}
+
+TEST_F(PartFileTest, ALinkInItsPlaceIsNotFollowed) {
+  ASSERT_THAT(WriteFileAtomically(dir_.path() + "/other", "kept"), IsOk());
+  std::filesystem::create_symlink(dir_.path() + "/other", path_);
+
+  EXPECT_FALSE(PartFile::Open(path_, file_, clock_).ok());
+  EXPECT_EQ(*ReadFile(dir_.path() + "/other"), "kept");
+}
+
+}  // namespace
+}  // namespace modeld
