@@ -12,7 +12,7 @@ namespace modeld {
 namespace {
 
 bool IsReadOnlyMount(const std::string& path) {
-  struct statvfs info {};
+  struct statvfs info{};
   return statvfs(path.c_str(), &info) == 0 && (info.f_flag & ST_RDONLY) != 0;
 }
 
@@ -26,7 +26,8 @@ absl::Status CacheError(const absl::Status& status, const std::string& cache_pat
     const std::string fix =
         IsReadOnlyMount(cache_path)
             ? "its filesystem is read-only for this process: mount it writable, and under systemd "
-              "run `systemctl edit modeld` and add `[Service]`, `ReadWritePaths=" + cache_path + "`"
+              "run `systemctl edit modeld` and add `[Service]`, `ReadWritePaths=" +
+                  cache_path + "`"
             : "run `chown -R " + uid + " " + cache_path + "`, or choose another cache path";
     return Error(Reason::kCacheNotWritable,
                  absl::StrCat("the cache ", cache_path, " cannot be written by uid ", uid, " (",

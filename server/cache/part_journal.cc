@@ -45,7 +45,8 @@ bool AreSound(const std::vector<ByteRange>& ranges, int64_t size_bytes) {
 // name of his own, and so a killed process leaves at most one.
 absl::Status ReplaceQuickly(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".tmp";
-  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0666));
+  ASSIGN_OR_RETURN(const UniqueFd fd,
+                   OpenFile(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0666));
   RETURN_IF_ERROR(WriteAt(fd.get(), text, 0, temporary));
   if (rename(temporary.c_str(), path.c_str()) != 0) return FileError(errno, "rename", path);
   return absl::OkStatus();
@@ -59,15 +60,16 @@ const std::vector<ByteRange>& PartJournal::Trusted() const {
 
 absl::Status WritePartJournal(const std::string& path, const PartJournal& journal,
                               JournalWrite mode) {
-  const std::string text = json{{"version", 1},
-                                {"blob", journal.blob},
-                                {"size", journal.size_bytes},
-                                {"done", RangesToJson(journal.done)},
-                                {"durable", RangesToJson(journal.durable)},
-                                {"boot_id", journal.boot_id},
-                                {"sha256_state", journal.sha256_state},
-                                {"sha256_offset", journal.sha256_offset}}
-                               .dump();
+  const std::string text = json{
+      {"version", 1},
+      {"blob", journal.blob},
+      {"size", journal.size_bytes},
+      {"done", RangesToJson(journal.done)},
+      {"durable", RangesToJson(journal.durable)},
+      {"boot_id", journal.boot_id},
+      {"sha256_state", journal.sha256_state},
+      {"sha256_offset",
+       journal.sha256_offset}}.dump();
   return mode == JournalWrite::kDurable ? WriteFileAtomically(path, text)
                                         : ReplaceQuickly(path, text);
 }

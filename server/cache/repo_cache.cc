@@ -40,16 +40,17 @@ std::string ParentOf(const std::string& path) {
 }
 
 bool Exists(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   return lstat(path.c_str(), &info) == 0;
 }
 
 bool IsFileOfSize(const std::string& path, int64_t size_bytes) {
-  struct stat info {};
+  struct stat info{};
   return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size == size_bytes;
 }
 
-// What the umask leaves of 0666. umask(2) can only be asked by changing it, which other threads would feel.
+// What the umask leaves of 0666. umask(2) can only be asked by changing it, which other threads
+// would feel.
 mode_t ModeByUmask() {
   constexpr mode_t kUsual = 0644;
   const absl::StatusOr<std::string> status = ReadFile("/proc/self/status");
@@ -69,12 +70,12 @@ absl::Status MakeAll(const std::vector<std::string>& folders, const std::string&
   return absl::OkStatus();
 }
 
-// INVALID_REPOSITORY when a folder between `snapshot` and `path` is a link: a file below it would be
-// made somewhere else.
+// INVALID_REPOSITORY when a folder between `snapshot` and `path` is a link: a file below it would
+// be made somewhere else.
 absl::Status CheckParents(const std::string& snapshot, std::string_view path) {
   for (size_t at = path.find('/'); at != std::string_view::npos; at = path.find('/', at + 1)) {
     const std::string folder = absl::StrCat(snapshot, "/", std::string(path.substr(0, at)));
-    struct stat info {};
+    struct stat info{};
     if (lstat(folder.c_str(), &info) != 0) return absl::OkStatus();
     if (!S_ISDIR(info.st_mode)) {
       return Error(Reason::kInvalidRepository,
@@ -109,8 +110,7 @@ RepoFile FileOfTree(const std::string& path, const json& entry) {
 
 absl::Status PrepareCache(const std::string& cache_path) {
   const std::string hub = cache_path + "/hub";
-  RETURN_IF_ERROR(
-      MakeAll({hub, cache_path + "/transformers", cache_path + "/xet"}, cache_path));
+  RETURN_IF_ERROR(MakeAll({hub, cache_path + "/transformers", cache_path + "/xet"}, cache_path));
   if (access(hub.c_str(), W_OK | X_OK) != 0) {
     return CacheError(FileError(errno, "write", hub), cache_path);
   }
@@ -137,7 +137,8 @@ std::string RepoCache::PartPath(std::string_view blob) const {
 std::string RepoCache::JournalPath(std::string_view blob) const { return PartPath(blob) + ".json"; }
 
 std::string RepoCache::LockPath(std::string_view blob) const {
-  return absl::StrCat(hub_path(), "/.locks/", RepoFolder(repo_id_), "/", std::string(blob), ".lock");
+  return absl::StrCat(hub_path(), "/.locks/", RepoFolder(repo_id_), "/", std::string(blob),
+                      ".lock");
 }
 
 std::string RepoCache::SnapshotPath(std::string_view commit) const {
@@ -145,9 +146,9 @@ std::string RepoCache::SnapshotPath(std::string_view commit) const {
 }
 
 absl::Status RepoCache::Prepare(std::string_view commit) const {
-  return MakeAll({blobs_path(), repo_path() + "/refs", SnapshotPath(commit),
-                  ParentOf(LockPath("x"))},
-                 cache_path_);
+  return MakeAll(
+      {blobs_path(), repo_path() + "/refs", SnapshotPath(commit), ParentOf(LockPath("x"))},
+      cache_path_);
 }
 
 bool RepoCache::HasBlob(const RepoFile& file) const {
@@ -158,8 +159,7 @@ bool RepoCache::HasInSnapshot(std::string_view commit, const RepoFile& file) con
   return IsFileOfSize(absl::StrCat(SnapshotPath(commit), "/", file.path), file.size_bytes);
 }
 
-int64_t RepoCache::MissingBytes(std::string_view commit,
-                                const std::vector<RepoFile>& files) const {
+int64_t RepoCache::MissingBytes(std::string_view commit, const std::vector<RepoFile>& files) const {
   std::set<std::string_view> seen;
   int64_t missing = 0;
   for (const RepoFile& file : files) {
@@ -180,7 +180,7 @@ int64_t RepoCache::SpaceNeeded(std::string_view commit, const std::vector<RepoFi
   int64_t needed = 0;
   for (const RepoFile& file : files) {
     if (HasInSnapshot(commit, file) || HasBlob(file) || !seen.insert(file.blob).second) continue;
-    struct stat info {};
+    struct stat info{};
     const bool begun = lstat(PartPath(file.blob).c_str(), &info) == 0;
     needed += std::max<int64_t>(0, file.size_bytes - (begun ? info.st_blocks * 512 : 0));
   }

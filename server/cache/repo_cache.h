@@ -1,5 +1,6 @@
-// One repository in a Hugging Face cache: where things lie, what is present, publishing and deleting.
-// The layout and its rules: hub-protocol.md 2 and 9. `cache_path` is HF_HOME: the folder that has hub/ in it.
+// One repository in a Hugging Face cache: where things lie, what is present, publishing and
+// deleting. The layout and its rules: hub-protocol.md 2 and 9. `cache_path` is HF_HOME: the folder
+// that has hub/ in it.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,8 @@ class RepoCache {
  public:
   RepoCache(std::string cache_path, std::string repo_id);
 
-  std::string hub_path() const;                          // <cache>/hub
-  std::string repo_path() const;                         // <cache>/hub/models--org--name
+  std::string hub_path() const;   // <cache>/hub
+  std::string repo_path() const;  // <cache>/hub/models--org--name
   std::string blobs_path() const;
   std::string BlobPath(std::string_view blob) const;
   std::string PartPath(std::string_view blob) const;     // blobs/.<blob>.modeld.part
@@ -52,14 +53,15 @@ class RepoCache {
   absl::Status PublishBlob(std::string_view blob) const;
   // The same for a part file of another name in blobs/.
   absl::Status PublishBlob(std::string_view blob, const std::string& part_path) const;
-  // The relative symlink snapshots/<commit>/<path> -> blobs/<blob>, by temporary name and rename. Fine when
-  // it is there already; removes a .no_exist marker of the path.
+  // The relative symlink snapshots/<commit>/<path> -> blobs/<blob>, by temporary name and rename.
+  // Fine when it is there already; removes a .no_exist marker of the path.
   absl::Status Link(std::string_view commit, const RepoFile& file) const;
   // trees/<commit>.json as huggingface_hub writes it (0644); only for a complete listing.
   absl::Status WriteTree(const RepoListing& listing) const;
   // The listing of trees/<commit>.json; NOT_FOUND, or INVALID_REPOSITORY when it is broken.
   absl::StatusOr<RepoListing> ReadTree(std::string_view commit) const;
-  // refs/<revision> = commit, 40 bytes, only when different; nothing for a revision that is a commit.
+  // refs/<revision> = commit, 40 bytes, only when different; nothing for a revision that is a
+  // commit.
   absl::Status WriteRef(std::string_view revision, std::string_view commit) const;
   absl::StatusOr<std::string> ReadRef(std::string_view revision) const;  // NOT_FOUND
 
@@ -67,9 +69,10 @@ class RepoCache {
   absl::StatusOr<int64_t> SizeBytes() const;
 
   // Removes snapshots/<commit> with the refs that name it and its tree, then blobs that no snapshot
-  // links any more, and our part files of them; the whole folder (and its lock folder) when nothing is
-  // left. Says how many bytes were freed on disk. What others are writing now stays: *.incomplete and
-  // blobs whose lock is held. Payloads that huggingface_hub shares between repositories stay too.
+  // links any more, and our part files of them; the whole folder (and its lock folder) when nothing
+  // is left. Says how many bytes were freed on disk. What others are writing now stays:
+  // *.incomplete and blobs whose lock is held. Payloads that huggingface_hub shares between
+  // repositories stay too.
   absl::StatusOr<int64_t> DeleteRevision(std::string_view commit) const;
   // The whole repository folder and its lock folder.
   absl::StatusOr<int64_t> DeleteAll() const;

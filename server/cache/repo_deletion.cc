@@ -42,8 +42,8 @@ std::vector<fs::path> LeavesOf(const std::string& folder) {
   return out;
 }
 
-// The blob that an entry of blobs/ belongs to: itself, or that of our part file; nothing for files of
-// others, such as <blob>.<8 hex>.incomplete of huggingface_hub.
+// The blob that an entry of blobs/ belongs to: itself, or that of our part file; nothing for files
+// of others, such as <blob>.<8 hex>.incomplete of huggingface_hub.
 std::optional<std::string> BlobOfEntry(const std::string& name) {
   if (IsBlobName(name)) return name;
   if (!name.starts_with('.') || name.find(".modeld.part") == std::string::npos) return std::nullopt;
@@ -81,7 +81,7 @@ absl::StatusOr<int64_t> RepoCache::DeleteRevision(std::string_view commit) const
   freed += RemoveTree(SnapshotPath(commit));
   freed += RemoveTree(repo_path() + "/trees/" + std::string(commit) + ".json");
   freed += RemoveTree(repo_path() + "/.no_exist/" + std::string(commit));
-  struct stat info {};
+  struct stat info{};
   if (lstat(SnapshotPath(commit).c_str(), &info) == 0) {
     return CacheError(FileError(EACCES, "remove", SnapshotPath(commit)), cache_path_);
   }
@@ -115,7 +115,7 @@ absl::StatusOr<int64_t> RepoCache::DeleteRevision(std::string_view commit) const
 absl::StatusOr<int64_t> RepoCache::DeleteAll() const {
   int64_t freed = RemoveTree(repo_path());
   freed += RemoveTree(fs::path(LockPath("x")).parent_path().string());
-  struct stat info {};
+  struct stat info{};
   if (lstat(repo_path().c_str(), &info) == 0) {
     return CacheError(FileError(EACCES, "remove", repo_path()), cache_path_);
   }

@@ -53,9 +53,9 @@ std::string NearestExisting(const std::string& path) {
 
 absl::StatusOr<Filesystem> FilesystemOf(const std::string& path) {
   const std::string at = NearestExisting(path);
-  struct stat info {};
-  struct statvfs space {};
-  struct statfs kind {};
+  struct stat info{};
+  struct statvfs space{};
+  struct statfs kind{};
   if (stat(at.c_str(), &info) != 0) return FileError(errno, "stat", at);
   if (statvfs(at.c_str(), &space) != 0 || statfs(at.c_str(), &kind) != 0) {
     return FileError(errno, "statvfs", at);
@@ -88,10 +88,9 @@ SpaceCheck CheckSpace(std::string_view cache_path, const Filesystem& filesystem,
   check.message = absl::StrCat("needs ", FormatBytes(required_bytes), ", ",
                                FormatBytes(check.free_bytes), " free on ", check.cache_path);
   const int64_t used_after = filesystem.total_bytes - check.free_bytes + required_bytes;
-  const double share =
-      filesystem.total_bytes > 0
-          ? static_cast<double>(used_after) / static_cast<double>(filesystem.total_bytes)
-          : 1.0;
+  const double share = filesystem.total_bytes > 0 ? static_cast<double>(used_after) /
+                                                        static_cast<double>(filesystem.total_bytes)
+                                                  : 1.0;
   check.warning = share > kFullShareWarned;
   if (check.warning && check.sufficient) {
     absl::StrAppend(&check.message, "; the filesystem would be ",
@@ -107,14 +106,16 @@ absl::Status CheckNoSymlinks(const std::string& path, const std::string& root) {
   for (size_t at = root.size(); at < path.size();) {
     at = std::min(path.find('/', at + 1), path.size());
     const std::string prefix = path.substr(0, at);
-    struct stat info {};
+    struct stat info{};
     if (lstat(prefix.c_str(), &info) != 0) {
       if (errno == ENOENT) return absl::OkStatus();  // what is not there cannot lead away
       return InvalidField("cache_path", std::string(FileError(errno, "stat", prefix).message()));
     }
     if (S_ISLNK(info.st_mode)) {
-      return InvalidField("cache_path", absl::StrCat(prefix, " is a symbolic link; a custom path "
-                                                     "must not pass through one below ", root));
+      return InvalidField("cache_path", absl::StrCat(prefix,
+                                                     " is a symbolic link; a custom path "
+                                                     "must not pass through one below ",
+                                                     root));
     }
   }
   return absl::OkStatus();

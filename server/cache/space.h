@@ -34,16 +34,16 @@ struct SpaceCheck {
 SpaceCheck CheckSpace(std::string_view cache_path, const Filesystem& filesystem,
                       int64_t required_bytes, int64_t reserved_bytes);
 
-// INVALID_FIELD (cache_path) when `path`, below `root`, passes through a symlink on its way from `root` (the
-// parts that exist), so that a custom path cannot lead out of its root.
+// INVALID_FIELD (cache_path) when `path`, below `root`, passes through a symlink on its way from
+// `root` (the parts that exist), so that a custom path cannot lead out of its root.
 absl::Status CheckNoSymlinks(const std::string& path, const std::string& root);
 
 // A cache and what lies in it, for ListCaches.
 struct CacheSummary {
   std::string cache_path;
   Filesystem filesystem;
-  int64_t used_bytes = 0;       // allocated below hub/
-  int64_t repositories = 0;     // models--* folders
+  int64_t used_bytes = 0;    // allocated below hub/
+  int64_t repositories = 0;  // models--* folders
 };
 absl::StatusOr<CacheSummary> SummarizeCache(const std::string& cache_path);
 

@@ -25,7 +25,7 @@ std::vector<std::string> EntriesOf(const std::string& folder) {
 }  // namespace
 
 int64_t AllocatedBytes(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   if (lstat(path.c_str(), &info) != 0) return 0;
   int64_t bytes = info.st_blocks * kBlockBytes;
   if (!S_ISDIR(info.st_mode)) return bytes;
@@ -34,7 +34,7 @@ int64_t AllocatedBytes(const std::string& path) {
 }
 
 int64_t RemoveTree(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   if (lstat(path.c_str(), &info) != 0) return 0;
   int64_t freed = 0;
   if (S_ISDIR(info.st_mode)) {

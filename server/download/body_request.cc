@@ -79,7 +79,8 @@ class Answer {
  public:
   Answer(const BodyRequest& request, PartFile& part) : request_(request), part_(part) {}
 
-  // Decides whether the body is ours. An error here only ends the transfer; result() has the reason.
+  // Decides whether the body is ours. An error here only ends the transfer; result() has the
+  // reason.
   absl::Status OnHeaders(const HttpResponse& response);
   absl::Status OnBody(std::span<const char> data, const std::function<void(int64_t)>& on_bytes);
   // What it all came to, `sent` being the status of the exchange.
@@ -97,8 +98,8 @@ class Answer {
   BodyResult result_;
   bool take_ = false;
   bool decided_ = false;
-  int64_t skip_ = 0;        // bytes of the body that the part has already
-  int64_t read_over_ = 0;   // bytes of an error page
+  int64_t skip_ = 0;       // bytes of the body that the part has already
+  int64_t read_over_ = 0;  // bytes of an error page
 };
 
 void Answer::Decide(BodyVerdict verdict, std::string_view reason, const std::string& message) {
@@ -126,7 +127,8 @@ absl::Status Answer::OnHeaders(const HttpResponse& response) {
   } else if (status == 408 || status == 429 || status >= 500) {
     Decide(BodyVerdict::kTryAgain, absl::StrCat("status_", status), answered);
   } else {
-    // Also 416: either the place is not what the hub listed, or a later try must do without a range.
+    // Also 416: either the place is not what the hub listed, or a later try must do without a
+    // range.
     Decide(BodyVerdict::kGone, absl::StrCat("status_", status), answered);
   }
   return absl::OkStatus();
@@ -136,12 +138,12 @@ absl::Status Answer::TakePartial(const HttpResponse& response) {
   const auto header = response.Header("Content-Range");
   const auto range = header ? ParseContentRange(*header) : std::nullopt;
   if (!range || range->begin != part_.received()) {
-    return Nonsense(absl::StrCat("answered 206 for other bytes than those from ", part_.received(),
-                                 " on"));
+    return Nonsense(
+        absl::StrCat("answered 206 for other bytes than those from ", part_.received(), " on"));
   }
   if (range->total >= 0 && range->total != part_.size_bytes()) {
-    return Nonsense(absl::StrCat("has ", range->total, " bytes where the hub lists ",
-                                 part_.size_bytes()));
+    return Nonsense(
+        absl::StrCat("has ", range->total, " bytes where the hub lists ", part_.size_bytes()));
   }
   take_ = true;
   return absl::OkStatus();
@@ -153,7 +155,8 @@ absl::Status Answer::TakeWhole(const HttpResponse& response) {
   result_.range_ignored = skip_ > 0 && !request_.without_range;
   take_ = true;
   if (length && *length > part_.size_bytes()) {
-    return Nonsense(absl::StrCat("has ", *length, " bytes where the hub lists ", part_.size_bytes()));
+    return Nonsense(
+        absl::StrCat("has ", *length, " bytes where the hub lists ", part_.size_bytes()));
   }
   return absl::OkStatus();
 }

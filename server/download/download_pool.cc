@@ -16,8 +16,8 @@
 namespace modeld {
 namespace {
 
-// A waiting file. Its stop callback locks the pool's mutex, and its end waits for a callback that runs:
-// so a job is never destroyed with that mutex held.
+// A waiting file. Its stop callback locks the pool's mutex, and its end waits for a callback that
+// runs: so a job is never destroyed with that mutex held.
 struct Job {
   FileDownload file;
   DownloadPool::Done done;
@@ -92,7 +92,8 @@ void DownloadPool::Rep::Run(Job& job, HttpClient& http) {
     const std::stop_callback of_pool(stop_all.get_token(), request_stop);
     if (!stop.stop_requested()) {
       metrics.download_active.Increment();
-      result = DownloadFile(job.file, {hub, http, pauses, metrics, clock, options}, stop.get_token());
+      result =
+          DownloadFile(job.file, {hub, http, pauses, metrics, clock, options}, stop.get_token());
       metrics.download_active.Decrement();
     }
   }

@@ -41,21 +41,23 @@ struct FileResult {
 
 // Runs many FileDownloads, never more than Options::workers at once, by priority and then by age.
 // Bytes that reached the disk outlive a failed or cancelled download; the next one goes on there.
-// A worker is a thread with an HTTP client of its own. One libcurl multi handle for all of them would
-// put every copy, digest and write on one thread, which is then the limit: 520 MB/s with one core busy
-// against up to 1,150 MB/s with threads (measured, 4 x 1 GB with SHA-256 over loopback).
+// A worker is a thread with an HTTP client of its own. One libcurl multi handle for all of them
+// would put every copy, digest and write on one thread, which is then the limit: 520 MB/s with one
+// core busy against up to 1,150 MB/s with threads (measured, 4 x 1 GB with SHA-256 over loopback).
 // One connection for each file; PartFile and its journal speak of ranges, so that more can follow.
 // Thread-safe. The destructor cancels what is left and waits for the workers.
 class DownloadPool {
  public:
   struct Options {
-    int workers = 8;              // threads, hence files in flight
-    int64_t files_max = 200'000;  // waiting; Submit() refuses more
-    std::chrono::milliseconds stall_timeout{20'000};  // no byte for so long: new connection
-    std::chrono::milliseconds give_up_after{600'000}; // without any progress on a file
-    std::chrono::milliseconds lock_wait_max{600'000}; // for another process's flock without progress
+    int workers = 8;                                   // threads, hence files in flight
+    int64_t files_max = 200'000;                       // waiting; Submit() refuses more
+    std::chrono::milliseconds stall_timeout{20'000};   // no byte for so long: new connection
+    std::chrono::milliseconds give_up_after{600'000};  // without any progress on a file
+    std::chrono::milliseconds lock_wait_max{
+        600'000};  // for another process's flock without progress
   };
-  // Called exactly once for each accepted file, on a worker, with no lock held; OK when the blob is published.
+  // Called exactly once for each accepted file, on a worker, with no lock held; OK when the blob is
+  // published.
   using Done = std::function<void(const absl::StatusOr<FileResult>&)>;
 
   DownloadPool(const Options& options, HubClient& hub, Metrics& metrics, Clock& clock);

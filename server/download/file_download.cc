@@ -86,7 +86,7 @@ class Download {
   int bad_ranges_ = 0;
   int attempts_ = 0;  // in a row without progress
   std::chrono::steady_clock::time_point progress_at_;
-  int64_t counted_wire_ = 0;     // received, of that counted by the metric
+  int64_t counted_wire_ = 0;  // received, of that counted by the metric
   int64_t received_total_ = 0;
   int64_t counted_written_ = 0;  // of the part, by the metric
 };
@@ -96,7 +96,8 @@ absl::Status Download::DiskError(const absl::Status& status) const {
   return CacheError(status, job_.cache_path, missing);
 }
 
-// Python's cache commands remove whole folders under us (hub-protocol.md 9.6): then all is made again.
+// Python's cache commands remove whole folders under us (hub-protocol.md 9.6): then all is made
+// again.
 absl::StatusOr<FileResult> Download::Run() {
   constexpr int kRunsMax = 3;
   progress_at_ = tools_.clock.Steady();
@@ -117,12 +118,12 @@ absl::StatusOr<FileResult> Download::RunOnce() {
   RETURN_IF_ERROR(AcquireLock());
   if (repo_.HasBlob(job_.file)) return FileResult{.present = true};
 
-  // Without the lock another process may be at work on the common name: a name of our own keeps both
-  // right, and the rename decides.
+  // Without the lock another process may be at work on the common name: a name of our own keeps
+  // both right, and the rename decides.
   part_path_ = repo_.PartPath(job_.file.blob);
   if (!lock_) {
-    part_path_ = absl::StrCat(repo_.blobs_path(), "/.", job_.file.blob, ".", RandomHex(4),
-                              ".modeld.part");
+    part_path_ =
+        absl::StrCat(repo_.blobs_path(), "/.", job_.file.blob, ".", RandomHex(4), ".modeld.part");
   }
   absl::StatusOr<std::unique_ptr<PartFile>> part =
       PartFile::Open(part_path_, job_.file, tools_.clock);
@@ -148,8 +149,8 @@ absl::StatusOr<FileResult> Download::RunOnce() {
   return FileResult{.present = false, .received_bytes = received_total_};
 }
 
-// Held: lock_ is set. Not had within lock_wait_max of no progress by its holder: OK without it, since
-// on some network filesystems a lock outlives its process (hub-protocol.md 2.6).
+// Held: lock_ is set. Not had within lock_wait_max of no progress by its holder: OK without it,
+// since on some network filesystems a lock outlives its process (hub-protocol.md 2.6).
 absl::Status Download::AcquireLock() {
   const std::string path = repo_.LockPath(job_.file.blob);
   auto waited_since = tools_.clock.Steady();
@@ -181,7 +182,7 @@ int64_t Download::BytesOfOthers() const {
   std::error_code error;
   for (std::filesystem::directory_iterator it(repo_.blobs_path(), error), end; !error && it != end;
        it.increment(error)) {
-    struct stat info {};
+    struct stat info{};
     if (it->path().filename().string().find(job_.file.blob) != std::string::npos &&
         lstat(it->path().c_str(), &info) == 0) {
       bytes += info.st_size;
@@ -201,16 +202,18 @@ absl::StatusOr<std::string> Download::FetchUntilRight() {
     tools_.metrics.verify_duration_seconds.Observe(
         std::chrono::duration<double>(part_->hash_time()).count());
     if (digest == job_.file.blob) return digest;
-    LogWarning("blob_digest_wrong", {{"repo", job_.repo_id}, {"path", job_.file.path},
-                                     {"expected", job_.file.blob}, {"got", digest}});
+    LogWarning("blob_digest_wrong", {{"repo", job_.repo_id},
+                                     {"path", job_.file.path},
+                                     {"expected", job_.file.blob},
+                                     {"got", digest}});
     tools_.metrics.download_retries.Add({{"reason", "digest"}}).Increment();
     if (absl::Status restarted = part_->Restart(); !restarted.ok()) return DiskError(restarted);
     counted_written_ = 0;
     url_.clear();
   }
   return Error(Reason::kDigestMismatch,
-               absl::StrCat(job_.file.path, " of ", job_.repo_id, " came twice with the digest ", digest,
-                            " where the hub lists ", job_.file.blob),
+               absl::StrCat(job_.file.path, " of ", job_.repo_id, " came twice with the digest ",
+                            digest, " where the hub lists ", job_.file.blob),
                {{"path", job_.file.path}, {"expected", job_.file.blob}, {"actual", digest}});
 }
 
@@ -258,8 +261,8 @@ absl::Status Download::FetchUntilWhole() {
 absl::Status Download::Locate() {
   redirects_ = 0;
   if (!job_.file.lfs && !asked_hub_ && refusals_ == 0) {
-    url_ = absl::StrCat(tools_.hub.options().endpoint, "/", job_.repo_id, "/resolve/", job_.commit, "/",
-                        PercentEncode(job_.file.path, "/"));
+    url_ = absl::StrCat(tools_.hub.options().endpoint, "/", job_.repo_id, "/resolve/", job_.commit,
+                        "/", PercentEncode(job_.file.path, "/"));
     send_token_ = true;
     return absl::OkStatus();
   }
@@ -268,8 +271,8 @@ absl::Status Download::Locate() {
   if (location.etag != job_.file.blob || location.size_bytes != job_.file.size_bytes) {
     return Error(Reason::kInvalidRepository,
                  absl::StrCat(job_.file.path, " of ", job_.repo_id, " is ", location.etag, " with ",
-                              location.size_bytes, " bytes, but listed as ", job_.file.blob, " with ",
-                              job_.file.size_bytes));
+                              location.size_bytes, " bytes, but listed as ", job_.file.blob,
+                              " with ", job_.file.size_bytes));
   }
   url_ = location.url;
   send_token_ = location.send_token;
@@ -286,7 +289,8 @@ BodyResult Download::FetchOnce() {
   BodyRequest request;
   request.url = url_;
   // The token goes to the hub's own origin and nowhere else, whatever a redirect or a header says.
-  if (send_token_ && SameOrigin(url_, origin_of_hub_)) request.bearer_token = tools_.hub.options().token;
+  if (send_token_ && SameOrigin(url_, origin_of_hub_))
+    request.bearer_token = tools_.hub.options().token;
   request.connect_timeout = tools_.hub.options().connect_timeout;
   request.stall_timeout = tools_.options.stall_timeout;
   request.without_range = bad_ranges_ >= kBadRangesMax;
@@ -299,8 +303,8 @@ BodyResult Download::FetchOnce() {
 absl::Status Download::Follow(const BodyResult& result) {
   if (++redirects_ > kRedirectsMax) {
     return Unavailable(Reason::kHubUnavailable,
-                       absl::StrCat(job_.file.path, " of ", job_.repo_id, ": more than ", kRedirectsMax,
-                                    " redirects"),
+                       absl::StrCat(job_.file.path, " of ", job_.repo_id, ": more than ",
+                                    kRedirectsMax, " redirects"),
                        milliseconds(30'000));
   }
   absl::StatusOr<std::string> next = ResolveUrl(url_, result.location);
@@ -312,8 +316,8 @@ absl::Status Download::Follow(const BodyResult& result) {
   return absl::OkStatus();
 }
 
-// 4xx. A signed URL ends after an hour, so the hub is asked for a new one; it also knows the precise
-// reason (gated, gone, ...) when there is none.
+// 4xx. A signed URL ends after an hour, so the hub is asked for a new one; it also knows the
+// precise reason (gated, gone, ...) when there is none.
 absl::Status Download::Refused(const BodyResult& result) {
   tools_.metrics.download_retries.Add({{"reason", result.reason}}).Increment();
   bad_ranges_ += result.reason == "status_416" ? kBadRangesMax : 0;
@@ -333,12 +337,12 @@ absl::Status Download::Refused(const BodyResult& result) {
 
 absl::Status Download::PauseAfter(const BodyResult& result) {
   tools_.metrics.download_retries.Add({{"reason", result.reason}}).Increment();
-  LogDebug("body_again", {{"path", job_.file.path}, {"reason", result.reason},
-                          {"at", part_->received()}});
+  LogDebug("body_again",
+           {{"path", job_.file.path}, {"reason", result.reason}, {"at", part_->received()}});
   if (tools_.clock.Steady() - progress_at_ >= tools_.options.give_up_after) {
     return Unavailable(Reason::kHubUnavailable,
-                       absl::StrCat(job_.file.path, " of ", job_.repo_id, " made no progress: ",
-                                    std::string(result.status.message())),
+                       absl::StrCat(job_.file.path, " of ", job_.repo_id,
+                                    " made no progress: ", std::string(result.status.message())),
                        result.retry_after.value_or(milliseconds(30'000)));
   }
   if (result.retry_after) {

@@ -26,8 +26,8 @@ struct DownloadTools {
   const DownloadPool::Options& options;
 };
 
-// Brings `file` to its blob and answers when it has its name, or why not. What was written stays for the
-// next call, whatever ends this one. CANCELLED soon after `stop`.
+// Brings `file` to its blob and answers when it has its name, or why not. What was written stays
+// for the next call, whatever ends this one. CANCELLED soon after `stop`.
 absl::StatusOr<FileResult> DownloadFile(const FileDownload& file, const DownloadTools& tools,
                                         std::stop_token stop);
 

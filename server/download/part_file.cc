@@ -65,10 +65,10 @@ absl::StatusOr<std::unique_ptr<PartFile>> PartFile::Open(const std::string& path
 
 absl::Status PartFile::Resume() {
   const absl::StatusOr<PartJournal> journal = ReadPartJournal(journal_path_);
-  struct stat info {};
+  struct stat info{};
   if (fstat(fd_.get(), &info) != 0) return FileError(errno, "stat", path_);
-  const bool same = journal.ok() && journal->blob == file_.blob &&
-                    journal->size_bytes == file_.size_bytes;
+  const bool same =
+      journal.ok() && journal->blob == file_.blob && journal->size_bytes == file_.size_bytes;
   const int64_t end = same ? PrefixEnd(journal->Trusted()) : 0;
   if (end == 0 || end > info.st_size) return Restart();
 
@@ -78,16 +78,19 @@ absl::Status PartFile::Resume() {
   written_ = journaled_ = end;
   durable_ = std::min(end, PrefixEnd(journal->durable));
   if (ftruncate(fd_.get(), end) != 0) return FileError(errno, "truncate", path_);
-  LogDebug("part_resumed", {{"blob", file_.blob}, {"bytes", end}, {"size_bytes", file_.size_bytes}});
+  LogDebug("part_resumed",
+           {{"blob", file_.blob}, {"bytes", end}, {"size_bytes", file_.size_bytes}});
   return absl::OkStatus();
 }
 
-// Past the end of the file: its length stays what was written, so that nothing takes zeros for bytes.
+// Past the end of the file: its length stays what was written, so that nothing takes zeros for
+// bytes.
 absl::Status PartFile::Allocate() {
   if (file_.size_bytes == written_) return absl::OkStatus();
   while (fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, 0, file_.size_bytes) != 0) {
     if (errno == EINTR) continue;
-    if (errno == EOPNOTSUPP || errno == ENOSYS) return absl::OkStatus();  // told when it is full, then
+    if (errno == EOPNOTSUPP || errno == ENOSYS)
+      return absl::OkStatus();  // told when it is full, then
     return FileError(errno, "allocate", path_);
   }
   return absl::OkStatus();
@@ -112,7 +115,8 @@ void PartFile::Hash(std::span<const char> data) {
 }
 
 absl::Status PartFile::Append(std::span<const char> data) {
-  MODELD_CHECK(static_cast<int64_t>(data.size()) <= size_bytes() - received(), "a part grew too long");
+  MODELD_CHECK(static_cast<int64_t>(data.size()) <= size_bytes() - received(),
+               "a part grew too long");
   while (!data.empty()) {
     const size_t n = std::min(data.size(), static_cast<size_t>(kBufferBytes - gathered_));
     std::memcpy(buffer_.get() + gathered_, data.data(), n);
@@ -121,11 +125,13 @@ absl::Status PartFile::Append(std::span<const char> data) {
     if (gathered_ == kBufferBytes) RETURN_IF_ERROR(WriteGathered());
   }
   if (written_ - journaled_ < kJournalStep) return absl::OkStatus();
-  const bool sync = written_ - durable_ >= kSyncBytes || clock_.Steady() - synced_at_ >= kSyncPeriod;
+  const bool sync =
+      written_ - durable_ >= kSyncBytes || clock_.Steady() - synced_at_ >= kSyncPeriod;
   return WriteJournal(sync ? JournalWrite::kDurable : JournalWrite::kQuick);
 }
 
-// Hashed only once they are written: the digest's state and written_ always speak of the same bytes.
+// Hashed only once they are written: the digest's state and written_ always speak of the same
+// bytes.
 absl::Status PartFile::WriteGathered() {
   if (gathered_ == 0) return absl::OkStatus();
   const std::span<const char> data(buffer_.get(), static_cast<size_t>(gathered_));
@@ -164,7 +170,8 @@ absl::Status PartFile::Flush() {
 absl::Status PartFile::Keep() {
   const absl::Status flushed = Flush();
   // Truncating to the length that it has frees what was allocated past it.
-  if (ftruncate(fd_.get(), written_) != 0 && flushed.ok()) return FileError(errno, "truncate", path_);
+  if (ftruncate(fd_.get(), written_) != 0 && flushed.ok())
+    return FileError(errno, "truncate", path_);
   return flushed;
 }
 

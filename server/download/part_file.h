@@ -19,11 +19,11 @@ namespace modeld {
 
 // Takes the bytes of one blob in order and keeps them over cancels and crashes. Bytes are gathered
 // into 1 MiB, then hashed, then written: libcurl hands out 16 KiB at most, and a write of that size
-// costs a third more CPU. The journal follows every kJournalStep without a sync, so that kill -9 costs
-// at most that and the gathered MiB, and with fdatasync at the slower pace of the .cc file against
-// loss of power.
-// Errors name the path; RESOURCE_EXHAUSTED and PERMISSION_DENIED as base/file.h has them.
-// One thread at a time; whoever opens it holds the blob's lock, or has a part name of his own.
+// costs a third more CPU. The journal follows every kJournalStep without a sync, so that kill -9
+// costs at most that and the gathered MiB, and with fdatasync at the slower pace of the .cc file
+// against loss of power. Errors name the path; RESOURCE_EXHAUSTED and PERMISSION_DENIED as
+// base/file.h has them. One thread at a time; whoever opens it holds the blob's lock, or has a part
+// name of his own.
 class PartFile {
  public:
   static constexpr int64_t kJournalStep = 2 << 20;

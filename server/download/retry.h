@@ -20,8 +20,8 @@ std::optional<std::chrono::milliseconds> RetryAfterOf(const HttpResponse& respon
 // Exponential backoff with full jitter: uniform in [0, min(base * 2^attempt, 30 s)).
 std::chrono::milliseconds BackoffOf(int attempt, std::chrono::milliseconds base);
 
-// A host that says "later" says it to all workers: one pause for each origin, not one for each file.
-// Thread-safe.
+// A host that says "later" says it to all workers: one pause for each origin, not one for each
+// file. Thread-safe.
 class HostPauses {
  public:
   explicit HostPauses(Clock& clock) : clock_(clock) {}

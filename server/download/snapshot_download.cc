@@ -16,13 +16,14 @@
 namespace modeld {
 namespace {
 
-// A listing may come from a cache or a caller: names that would lead out of the cache are refused here
-// too.
+// A listing may come from a cache or a caller: names that would lead out of the cache are refused
+// here too.
 absl::Status CheckRequest(const SnapshotRequest& request) {
   RETURN_IF_ERROR(ValidateRepoId(request.repo_id));
   RETURN_IF_ERROR(ValidateRevision(request.revision));
   if (!IsCommit(request.listing.commit)) {
-    return Error(Reason::kInvalidRepository, "the listing of " + request.repo_id + " has no commit");
+    return Error(Reason::kInvalidRepository,
+                 "the listing of " + request.repo_id + " has no commit");
   }
   for (const RepoFile& file : request.listing.files) {
     RETURN_IF_ERROR(ValidateFilePath(file.path));
@@ -97,8 +98,9 @@ std::vector<Snapshot::Indexes> Snapshot::FindMissing() {
   for (size_t i = 0; i < files_.size(); ++i) {
     const RepoFile& file = files_[i];
     if (repo_.HasInSnapshot(request_.listing.commit, file) || repo_.HasBlob(file)) {
-      pool_.metrics().download_files
-          .Add({{"model", request_.model_name}, {"result", "present"}}).Increment();
+      pool_.metrics()
+          .download_files.Add({{"model", request_.model_name}, {"result", "present"}})
+          .Increment();
       progress_.Update(i, file.size_bytes, FileState::kPresent);
     } else {
       by_blob[file.blob].push_back(i);
@@ -197,13 +199,15 @@ absl::StatusOr<SnapshotResult> DownloadSnapshot(const SnapshotRequest& request, 
   const absl::Status prepared = PrepareCache(request.cache_path);
   const absl::StatusOr<SnapshotResult> result =
       prepared.ok() ? Snapshot(request, pool, on_progress).Run(confirm, stop) : prepared;
-  const char* outcome = result.ok()                           ? "succeeded"
+  const char* outcome = result.ok()                          ? "succeeded"
                         : absl::IsCancelled(result.status()) ? "cancelled"
-                                                              : "failed";
-  pool.metrics().download_duration_seconds.Add({{"result", outcome}}, TransferBuckets())
+                                                             : "failed";
+  pool.metrics()
+      .download_duration_seconds.Add({{"result", outcome}}, TransferBuckets())
       .Observe(std::chrono::duration<double>(pool.clock().Steady() - begin).count());
   if (result.ok()) {
-    LogInfo("snapshot_downloaded", {{"model", request.model_name}, {"repo", request.repo_id},
+    LogInfo("snapshot_downloaded", {{"model", request.model_name},
+                                    {"repo", request.repo_id},
                                     {"commit", request.listing.commit},
                                     {"size_bytes", result->size_bytes},
                                     {"fetched_bytes", result->fetched_bytes}});

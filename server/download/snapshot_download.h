@@ -25,10 +25,10 @@ struct SnapshotRequest {
   std::string cache_name;  // "primary", ...: for metrics
   std::string cache_path;
   std::string repo_id;
-  std::string revision;    // the name asked for: refs/<revision> moves to the commit at the end
-  RepoListing listing;     // at the pinned commit, whole
-  FileFilter filter;       // which of its files are wanted
-  int32_t priority = 0;    // higher first
+  std::string revision;  // the name asked for: refs/<revision> moves to the commit at the end
+  RepoListing listing;   // at the pinned commit, whole
+  FileFilter filter;     // which of its files are wanted
+  int32_t priority = 0;  // higher first
 };
 
 struct SnapshotResult {
@@ -37,16 +37,17 @@ struct SnapshotResult {
   int64_t fetched_bytes = 0;  // body bytes received
 };
 
-// Called on a pool thread, at most 10 times a second, and once at the end on the caller's thread; never
-// two calls at a time.
+// Called on a pool thread, at most 10 times a second, and once at the end on the caller's thread;
+// never two calls at a time.
 using OnProgress = std::function<void(const OperationProgress&)>;
 // Asked before refs/ move and the work counts as done; an error stops there (lost lease).
 using Confirm = std::function<absl::Status()>;
 
-// Order: missing blobs (flock, part file, journal, verify, rename) -> links -> trees/<commit>.json when the filter keeps everything ->
-// confirm -> refs/<revision>. Blocks until done; call it on a thread of your own.
-// Errors: those of HubClient; INSUFFICIENT_DISK; CACHE_NOT_WRITABLE; DIGEST_MISMATCH (after one fresh fetch);
-// CANCELLED on `stop`. What was fetched stays and is used by the next call.
+// Order: missing blobs (flock, part file, journal, verify, rename) -> links -> trees/<commit>.json
+// when the filter keeps everything -> confirm -> refs/<revision>. Blocks until done; call it on a
+// thread of your own. Errors: those of HubClient; INSUFFICIENT_DISK; CACHE_NOT_WRITABLE;
+// DIGEST_MISMATCH (after one fresh fetch); CANCELLED on `stop`. What was fetched stays and is used
+// by the next call.
 absl::StatusOr<SnapshotResult> DownloadSnapshot(const SnapshotRequest& request, DownloadPool& pool,
                                                 const OnProgress& on_progress,
                                                 const Confirm& confirm, std::stop_token stop);

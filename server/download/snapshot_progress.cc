@@ -81,8 +81,8 @@ OperationProgress SnapshotProgress::Now() {
   out.bytes_per_second = Rate();
   const int64_t remaining = bytes_total_ - bytes_told_;
   if (remaining > 0 && out.bytes_per_second > 0) {
-    out.eta = milliseconds(static_cast<int64_t>(static_cast<double>(remaining) * 1000 /
-                                                out.bytes_per_second));
+    out.eta = milliseconds(
+        static_cast<int64_t>(static_cast<double>(remaining) * 1000 / out.bytes_per_second));
   } else if (remaining == 0) {
     out.eta = milliseconds(0);
   }

@@ -16,8 +16,8 @@
 
 namespace modeld {
 
-// Thread-safe. Tells `on_progress` at most 10 times a second, one call at a time, and keeps the gauges of
-// the model; they go to 0 when it ends.
+// Thread-safe. Tells `on_progress` at most 10 times a second, one call at a time, and keeps the
+// gauges of the model; they go to 0 when it ends.
 class SnapshotProgress {
  public:
   using OnProgress = std::function<void(const OperationProgress&)>;

@@ -51,9 +51,8 @@ class RepoCacheTest : public testing::Test {
 };
 
 TEST_F(RepoCacheTest, PrepareMakesTheFoldersOfHuggingFace) {
-  for (const char* folder :
-       {"hub/models--acme--model/blobs", "hub/models--acme--model/refs", "hub/.locks/models--acme--model",
-        "transformers", "xet"}) {
+  for (const char* folder : {"hub/models--acme--model/blobs", "hub/models--acme--model/refs",
+                             "hub/.locks/models--acme--model", "transformers", "xet"}) {
     EXPECT_TRUE(fs::is_directory(dir_.path() + "/" + folder)) << folder;
   }
   EXPECT_TRUE(fs::is_directory(repo_.SnapshotPath(kCommit)));
@@ -80,7 +79,7 @@ TEST_F(RepoCacheTest, PublishGivesThePartItsNameAndTheModeOfTheUmask) {
   ASSERT_THAT(published, IsOk());
   EXPECT_EQ(Read(repo_.BlobPath(kSha256)), "four");
   EXPECT_FALSE(fs::exists(repo_.PartPath(kSha256)));
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(stat(repo_.BlobPath(kSha256).c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0640U);
 }
@@ -198,20 +197,28 @@ TEST_F(RepoCacheTest, TreeIsByteForByteThatOfHuggingFace) {
             "{\n"
             " \"files\": {\n"
             "  \"config.json\": {\n"
-            "   \"blob_id\": \"" + kSha1 + "\",\n"
-            "   \"size\": 5\n"
-            "  },\n"
-            "  \"sub/\\u00fcber.safetensors\": {\n"
-            "   \"blob_id\": \"" + std::string(40, 'e') + "\",\n"
-            "   \"lfs_sha256\": \"" + kSha256 + "\",\n"
-            "   \"lfs_size\": 1000,\n"
-            "   \"size\": 1000,\n"
-            "   \"xet_hash\": \"" + std::string(64, 'f') + "\"\n"
-            "  }\n"
-            " },\n"
-            " \"format_version\": 1\n"
-            "}");
-  struct stat info {};
+            "   \"blob_id\": \"" +
+                kSha1 +
+                "\",\n"
+                "   \"size\": 5\n"
+                "  },\n"
+                "  \"sub/\\u00fcber.safetensors\": {\n"
+                "   \"blob_id\": \"" +
+                std::string(40, 'e') +
+                "\",\n"
+                "   \"lfs_sha256\": \"" +
+                kSha256 +
+                "\",\n"
+                "   \"lfs_size\": 1000,\n"
+                "   \"size\": 1000,\n"
+                "   \"xet_hash\": \"" +
+                std::string(64, 'f') +
+                "\"\n"
+                "  }\n"
+                " },\n"
+                " \"format_version\": 1\n"
+                "}");
+  struct stat info{};
   ASSERT_EQ(stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0644U);
   const absl::StatusOr<RepoListing> read = repo_.ReadTree(kCommit);
@@ -222,11 +229,12 @@ TEST_F(RepoCacheTest, TreeIsByteForByteThatOfHuggingFace) {
 TEST_F(RepoCacheTest, BrokenTreesAreRefused) {
   ASSERT_THAT(MakeDirectories(repo_.repo_path() + "/trees"), IsOk());
   EXPECT_THAT(repo_.ReadTree(kCommit), StatusIs(absl::StatusCode::kNotFound));
-  for (const char* text :
-       {"", "{}", R"({"format_version":2,"files":{}})",
-        R"({"format_version":1,"files":{"../x":{"size":1,"blob_id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}})",
-        R"({"format_version":1,"files":{"x":{"size":1,"blob_id":"../../x"}}})",
-        R"({"format_version":1,"files":{"x":{"size":-1,"blob_id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}})"}) {
+  for (
+      const char* text :
+      {"", "{}", R"({"format_version":2,"files":{}})",
+       R"({"format_version":1,"files":{"../x":{"size":1,"blob_id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}})",
+       R"({"format_version":1,"files":{"x":{"size":1,"blob_id":"../../x"}}})",
+       R"({"format_version":1,"files":{"x":{"size":-1,"blob_id":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}})"}) {
     Write(repo_.repo_path() + "/trees/" + kCommit + ".json", text);
     EXPECT_THAT(repo_.ReadTree(kCommit), HasReasonOf(Reason::kInvalidRepository)) << text;
   }
@@ -243,12 +251,12 @@ TEST_F(RepoCacheTest, RefHasFortyBytesAndMayBeNested) {
 
 TEST_F(RepoCacheTest, RefIsWrittenOnlyWhenItMoves) {
   ASSERT_THAT(repo_.WriteRef("main", kCommit), IsOk());
-  struct stat before {};
+  struct stat before{};
   ASSERT_EQ(stat((repo_.repo_path() + "/refs/main").c_str(), &before), 0);
 
   ASSERT_THAT(repo_.WriteRef("main", kCommit), IsOk());
 
-  struct stat after {};
+  struct stat after{};
   ASSERT_EQ(stat((repo_.repo_path() + "/refs/main").c_str(), &after), 0);
   EXPECT_EQ(before.st_ino, after.st_ino);
   ASSERT_THAT(repo_.WriteRef("main", std::string(40, 'd')), IsOk());

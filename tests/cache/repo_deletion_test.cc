@@ -105,7 +105,8 @@ TEST_F(RepoDeletionTest, WhatOthersWriteNowStays) {
 }
 
 TEST_F(RepoDeletionTest, AllMeansAll) {
-  ASSERT_THAT(WriteFileAtomically(repo_.BlobPath(kOnlyOld) + ".0123abcd.incomplete", "half"), IsOk());
+  ASSERT_THAT(WriteFileAtomically(repo_.BlobPath(kOnlyOld) + ".0123abcd.incomplete", "half"),
+              IsOk());
   const int64_t before = Allocated();
 
   const absl::StatusOr<int64_t> freed = repo_.DeleteAll();

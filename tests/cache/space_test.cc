@@ -101,8 +101,9 @@ TEST(SummarizeCacheTest, CountsRepositoriesAndTheirBytes) {
   for (const char* repo : {"acme/one", "acme/two"}) {
     const RepoCache cache(dir.path(), repo);
     ASSERT_THAT(cache.Prepare(std::string(40, 'c')), IsOk());
-    ASSERT_THAT(WriteFileAtomically(cache.BlobPath(std::string(40, 'a')), std::string(100'000, 'x')),
-                IsOk());
+    ASSERT_THAT(
+        WriteFileAtomically(cache.BlobPath(std::string(40, 'a')), std::string(100'000, 'x')),
+        IsOk());
   }
 
   const absl::StatusOr<CacheSummary> summary = SummarizeCache(dir.path());

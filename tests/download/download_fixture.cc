@@ -33,8 +33,7 @@ Downloader::Downloader(FakeHub& hub, const DownloadPool::Options& options, Clock
 RepoListing Downloader::List(std::string_view revision) {
   const absl::StatusOr<std::string> commit = client.ResolveRevision(kRepo, revision, {}, {});
   EXPECT_THAT(commit, IsOk());
-  const absl::StatusOr<RepoListing> listing =
-      client.ListFiles(kRepo, commit.value_or(""), {}, {});
+  const absl::StatusOr<RepoListing> listing = client.ListFiles(kRepo, commit.value_or(""), {}, {});
   EXPECT_THAT(listing, IsOk());
   return listing.value_or(RepoListing{});
 }

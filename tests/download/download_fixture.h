@@ -1,4 +1,5 @@
-// What the tests of downloads share: a fake hub with one repository, a cache, and a pool between them.
+// What the tests of downloads share: a fake hub with one repository, a cache, and a pool between
+// them.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -53,8 +54,8 @@ class DownloadTest : public testing::Test {
  protected:
   // The repository of most tests: weights of 3 MB and a bit in LFS, and two small files in git.
   void AddModel();
-  // Expects every file of `listing` in its snapshot, with the bytes that its digest promises, and no part
-  // file or journal left.
+  // Expects every file of `listing` in its snapshot, with the bytes that its digest promises, and
+  // no part file or journal left.
   void ExpectComplete(const RepoListing& listing);
   // Requests for bodies, hub and CDN, that were answered with one.
   std::vector<FakeHubRequest> BodyRequests();

@@ -52,8 +52,8 @@ TEST_F(DownloadResumeTest, ACancelIsQuickAndKeepsWhatCame) {
     stop.request_stop();
   };
 
-  const auto cancelled = DownloadSnapshot(request, downloader.pool, stop_in_the_middle, {},
-                                          stop.get_token());
+  const auto cancelled =
+      DownloadSnapshot(request, downloader.pool, stop_in_the_middle, {}, stop.get_token());
   const auto took = Clock::Real().Steady() - stopped_at;
 
   EXPECT_THAT(cancelled, StatusIs(absl::StatusCode::kCancelled));

@@ -169,7 +169,7 @@ TEST_F(PartFileTest, RestartForgetsEveryByte) {
 
 TEST_F(PartFileTest, TakesTheSpaceAtOnceAndGivesItBack) {
   const auto part = Open();
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(stat(path_.c_str(), &info), 0);
   EXPECT_EQ(info.st_size, 0);
   EXPECT_GE(AllocatedBytes(path_), kSize);

@@ -25,8 +25,8 @@ class SnapshotDownloadTest : public DownloadTest {
   std::vector<std::string> Everything() {
     std::vector<std::string> out;
     for (const auto& entry : fs::recursive_directory_iterator(repo_.repo_path())) {
-      const std::string path = fs::relative(entry.path().parent_path(), repo_.repo_path()) /
-                               entry.path().filename();
+      const std::string path =
+          fs::relative(entry.path().parent_path(), repo_.repo_path()) / entry.path().filename();
       if (entry.is_symlink()) {
         out.push_back(path + " -> " + fs::read_symlink(entry.path()).string());
       } else if (!entry.is_directory()) {
@@ -54,12 +54,12 @@ TEST_F(SnapshotDownloadTest, MakesExactlyTheLayoutOfHuggingFace) {
   const std::string& weights = listing.files[1].blob;
   const std::string& tokenizer = listing.files[2].blob;
   const std::string snapshot = "snapshots/" + listing.commit;
-  EXPECT_THAT(Everything(),
-              UnorderedElementsAre("blobs/" + config, "blobs/" + weights, "blobs/" + tokenizer,
-                                   "refs/main", "trees/" + listing.commit + ".json",
-                                   snapshot + "/config.json -> ../../blobs/" + config,
-                                   snapshot + "/model.safetensors -> ../../blobs/" + weights,
-                                   snapshot + "/sub/tokenizer.json -> ../../../blobs/" + tokenizer));
+  EXPECT_THAT(Everything(), UnorderedElementsAre(
+                                "blobs/" + config, "blobs/" + weights, "blobs/" + tokenizer,
+                                "refs/main", "trees/" + listing.commit + ".json",
+                                snapshot + "/config.json -> ../../blobs/" + config,
+                                snapshot + "/model.safetensors -> ../../blobs/" + weights,
+                                snapshot + "/sub/tokenizer.json -> ../../../blobs/" + tokenizer));
   EXPECT_EQ(*ReadFile(repo_.repo_path() + "/refs/main"), listing.commit);
   const absl::StatusOr<RepoListing> tree = repo_.ReadTree(listing.commit);
   ASSERT_THAT(tree, IsOk());
@@ -76,9 +76,9 @@ TEST_F(SnapshotDownloadTest, CountsWhatItDoes) {
   const std::string host = hub_.cdn_url().substr(7);
   EXPECT_EQ(downloader.Metric(R"(modeld_download_bytes_total{cache="primary",model="m"})"),
             3'834'233);
-  EXPECT_EQ(downloader.Metric(R"(modeld_download_wire_bytes_total{host=")" + host +
-                              R"(",model="m"})"),
-            3'333'333);
+  EXPECT_EQ(
+      downloader.Metric(R"(modeld_download_wire_bytes_total{host=")" + host + R"(",model="m"})"),
+      3'333'333);
   EXPECT_EQ(downloader.Metric(R"(modeld_download_files_total{model="m",result="fetched"})"), 3);
   EXPECT_EQ(downloader.Metric(R"(modeld_download_files_total{model="m",result="present"})"), 3);
   EXPECT_EQ(downloader.Metric("modeld_download_active"), 0);
@@ -127,8 +127,8 @@ TEST_F(SnapshotDownloadTest, ASecondRevisionFetchesWhatChangedAndLeavesTheFirst)
   ExpectComplete(second);
 }
 
-// Files without the listing, in the layouts that huggingface_hub leaves: links to blobs, and plain files
-// where links cannot be made.
+// Files without the listing, in the layouts that huggingface_hub leaves: links to blobs, and plain
+// files where links cannot be made.
 TEST_F(SnapshotDownloadTest, WhatHuggingFaceFetchedIsNotFetchedAgain) {
   AddModel();
   Downloader downloader(hub_);
@@ -139,7 +139,8 @@ TEST_F(SnapshotDownloadTest, WhatHuggingFaceFetchedIsNotFetchedAgain) {
   const std::string weights = listing.files[1].blob;
   ASSERT_THAT(WriteFileAtomically(repo_.BlobPath(weights), TestBytes(3'333'333, 1)), IsOk());
   fs::create_symlink("../../blobs/" + weights, snapshot + "/model.safetensors");
-  ASSERT_THAT(WriteFileAtomically(repo_.BlobPath(listing.files[0].blob), TestBytes(900, 2)), IsOk());
+  ASSERT_THAT(WriteFileAtomically(repo_.BlobPath(listing.files[0].blob), TestBytes(900, 2)),
+              IsOk());
   ASSERT_THAT(WriteFileAtomically(snapshot + "/sub/tokenizer.json", TestBytes(500'000, 3)), IsOk());
 
   const auto result = downloader.Download(cache_);
@@ -215,8 +216,9 @@ TEST_F(SnapshotDownloadTest, TheTokenDoesNotFollowARedirect) {
   AddModel();
   Downloader downloader(hub_);
   const SnapshotRequest request = downloader.Request(cache_);
-  hub_.AddFault(R"({"kind":"redirect","on":"resolve","path":"*config.json","times":1,"location":")" +
-                hub_.cdn_url() + R"(/stolen"})");
+  hub_.AddFault(
+      R"({"kind":"redirect","on":"resolve","path":"*config.json","times":1,"location":")" +
+      hub_.cdn_url() + R"(/stolen"})");
   hub_.ClearRequests();
 
   ASSERT_THAT(DownloadSnapshot(request, downloader.pool, {}, {}, {}), IsOk());
@@ -356,17 +358,17 @@ TEST_P(HostileListingTest, WritesNothingAnywhere) {
   EXPECT_TRUE(fs::is_empty(dir_.path()));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, HostileListingTest,
-    testing::Values(HostileFile{"ParentFolder", "../../../../evil", nullptr},
-                    HostileFile{"ParentInTheMiddle", "a/../../evil", nullptr},
-                    HostileFile{"Absolute", "/tmp/modeld-evil", nullptr},
-                    HostileFile{"Backslash", "..\\evil", nullptr},
-                    HostileFile{"EmptyName", "", nullptr},
-                    HostileFile{"BlobWithAPath", "x", "../../../../evil"},
-                    HostileFile{"BlobOfNothing", "x", ""},
-                    HostileFile{"BlobInUpperCase", "x", "DA39A3EE5E6B4B0D3255BFEF95601890AFD80709"}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, HostileListingTest,
+                         testing::Values(HostileFile{"ParentFolder", "../../../../evil", nullptr},
+                                         HostileFile{"ParentInTheMiddle", "a/../../evil", nullptr},
+                                         HostileFile{"Absolute", "/tmp/modeld-evil", nullptr},
+                                         HostileFile{"Backslash", "..\\evil", nullptr},
+                                         HostileFile{"EmptyName", "", nullptr},
+                                         HostileFile{"BlobWithAPath", "x", "../../../../evil"},
+                                         HostileFile{"BlobOfNothing", "x", ""},
+                                         HostileFile{"BlobInUpperCase", "x",
+                                                     "DA39A3EE5E6B4B0D3255BFEF95601890AFD80709"}),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_F(SnapshotDownloadTest, AFileThatIsAlsoAFolderIsRefused) {
   AddModel();
