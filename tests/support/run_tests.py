@@ -75,7 +75,8 @@ def build(preset):
     log = ROOT / "build" / f"{preset}.log"
     log.parent.mkdir(exist_ok=True)
     with open(log, "w", encoding="utf-8") as out:
-        configure = ["cmake", "--preset", preset]
+        verify_headers = "ON" if preset == "release" else "OFF"
+        configure = ["cmake", "--preset", preset, f"-DCMAKE_VERIFY_INTERFACE_HEADER_SETS={verify_headers}"]
         compile_all = ["cmake", "--build", "--preset", preset]
         for command in (configure, compile_all):
             done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
