@@ -122,7 +122,7 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
   sizing.commit = *commit;
   sizing.total_bytes = TotalBytes(wanted);
   sizing.missing_bytes =
-      RepoCache(model.cache_path, model.hf_path).MissingBytes(*commit, wanted);
+      RepoCache(model.cache_path, model.hf_path).SpaceNeeded(*commit, wanted);
   if (model.model_name.empty()) return sizing;  // only the space is asked for
   const auto inspection = InspectFiles(
       parts_.engines,
