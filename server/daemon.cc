@@ -7,10 +7,9 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <thread>
 #include <utility>
-
-#include <nlohmann/json.hpp>
 
 #include "server/base/clock.h"
 #include "server/base/file.h"
@@ -149,30 +148,28 @@ struct Daemon::Rep {
 
 absl::Status Daemon::Rep::Listen() {
   nodes = std::make_unique<Nodes>(
-      Nodes::Options{.node_id = node_id,
-                     .node_name = config.node.name,
-                     .address = config.server.grpc_address},
+      Nodes::Options{
+          .node_id = node_id, .node_name = config.node.name, .address = config.server.grpc_address},
       Nodes::Parts{.tables = tables, .registry = registry, .engines = engines});
-  ASSIGN_OR_RETURN(grpc, GrpcServer::Start({.address = config.server.grpc_address},
-                                           {.registry = registry,
-                                            .operations = operations,
-                                            .nodes = *nodes,
-                                            .router = router,
-                                            .changes = changes,
-                                            .metrics = metrics}));
-  nodes->SetAddress(grpc->address());
   ASSIGN_OR_RETURN(
-      http,
-      HttpServer::Start({.address = config.server.http_address,
-                         .threads = config.server.http_threads},
-                        metrics, [this]() -> Readiness {
-                          if (!migrated) return {false, "waiting for the database"};
-                          if (!database.up()) return {false, "the database is away"};
-                          return {true, "ready"};
-                        }));
-  const nlohmann::ordered_json endpoints = {{"grpc_address", grpc->address()},
-                                            {"http_address", http->address()},
-                                            {"pid", getpid()}};
+      grpc, GrpcServer::Start({.address = config.server.grpc_address}, {.registry = registry,
+                                                                        .operations = operations,
+                                                                        .nodes = *nodes,
+                                                                        .router = router,
+                                                                        .changes = changes,
+                                                                        .metrics = metrics}));
+  nodes->SetAddress(grpc->address());
+  ASSIGN_OR_RETURN(http, HttpServer::Start({.address = config.server.http_address,
+                                            .threads = config.server.http_threads},
+                                           metrics, [this]() -> Readiness {
+                                             if (!migrated)
+                                               return {false, "waiting for the database"};
+                                             if (!database.up())
+                                               return {false, "the database is away"};
+                                             return {true, "ready"};
+                                           }));
+  const nlohmann::ordered_json endpoints = {
+      {"grpc_address", grpc->address()}, {"http_address", http->address()}, {"pid", getpid()}};
   RETURN_IF_ERROR(
       WriteFileAtomically(config.node.state_dir + "/endpoints.json", endpoints.dump() + "\n"));
   LogInfo("listening", {{"grpc", grpc->address()}, {"http", http->address()}});
@@ -249,7 +246,8 @@ absl::Status Daemon::Run() {
   absl::Status status = rep.BringUpDatabase();
   if (status.ok()) {
     rep.listener = std::make_unique<ChangeListener>(
-        DatabaseOptions(rep.config), [&rep](const std::string& what) { rep.changes.Publish(what); });
+        DatabaseOptions(rep.config),
+        [&rep](const std::string& what) { rep.changes.Publish(what); });
     rep.loader = std::make_unique<Loader>(LoaderOptions(rep.config, rep.node_id),
                                           Loader::Parts{.tables = rep.tables,
                                                         .registry = rep.registry,
@@ -290,8 +288,8 @@ void Daemon::WaitForStop() {
   }
 }
 
-// New calls are refused, running ones get their time, downloads stop where they are and go on at the
-// next start, engines end.
+// New calls are refused, running ones get their time, downloads stop where they are and go on at
+// the next start, engines end.
 void Daemon::Drain() {
   NotifyStopping();
   LogInfo("stopping");

@@ -10,18 +10,19 @@
 
 namespace modeld {
 
-// One for a process. Start() binds the sockets and answers at once, also while the database is away;
-// Run() brings the database up, then works until SIGTERM or SIGINT, then drains.
+// One for a process. Start() binds the sockets and answers at once, also while the database is
+// away; Run() brings the database up, then works until SIGTERM or SIGINT, then drains.
 class Daemon {
  public:
-  // Takes the lock of the state directory (FAILED_PRECONDITION when another daemon has it), binds the
-  // sockets and writes <state_dir>/endpoints.json. SIGTERM and SIGINT are blocked already.
+  // Takes the lock of the state directory (FAILED_PRECONDITION when another daemon has it), binds
+  // the sockets and writes <state_dir>/endpoints.json. SIGTERM and SIGINT are blocked already.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const Config& config);
   ~Daemon();
   Daemon(const Daemon&) = delete;
   Daemon& operator=(const Daemon&) = delete;
 
-  // Returns when everything has ended. An error when the database's schema cannot be brought up to date.
+  // Returns when everything has ended. An error when the database's schema cannot be brought up to
+  // date.
   absl::Status Run();
 
  private:

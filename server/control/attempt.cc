@@ -85,10 +85,14 @@ absl::Status Attempt::Write(const std::function<absl::Status()>& write) {
 absl::Status Attempt::Run() {
   RETURN_IF_ERROR(ReadModel());
   switch (operation_.kind) {
-    case OperationKind::kDownload: return RunDownload();
-    case OperationKind::kLoad: return RunLoad();
-    case OperationKind::kUnload: return RunUnload();
-    default: return MethodNotSupported("operations of this kind");
+    case OperationKind::kDownload:
+      return RunDownload();
+    case OperationKind::kLoad:
+      return RunLoad();
+    case OperationKind::kUnload:
+      return RunUnload();
+    default:
+      return MethodNotSupported("operations of this kind");
   }
 }
 
@@ -132,9 +136,8 @@ absl::Status Attempt::RunLoad() {
 }
 
 absl::Status Attempt::RunUnload() {
-  RETURN_IF_ERROR(Write([&] {
-    return parts_.tables.loads.SetWanted(model_.id, operation_.node_id, false);
-  }));
+  RETURN_IF_ERROR(
+      Write([&] { return parts_.tables.loads.SetWanted(model_.id, operation_.node_id, false); }));
   RETURN_IF_ERROR(parts_.engines.Unload(model_.model_name, options_.drain));
   RETURN_IF_ERROR(Write([&] { return parts_.instance_rows.Sync(); }));
   return absl::OkStatus();
@@ -145,13 +148,13 @@ absl::StatusOr<Inspection> Attempt::InspectLocal(const std::string& folder,
   auto kept = InspectionFromJson(model_.inspection_json);
   // Without parameters it was made without the heads of the weights.
   if (kept.ok() && kept->supported && kept->parameters > 0) return kept;
-  ASSIGN_OR_RETURN(Inspection inspection,
-                   InspectFiles(parts_.engines,
-                                {.files = files, .trust_remote_code = model_.trust_remote_code},
-                                FolderReader(folder), stop_.get_token()));
+  ASSIGN_OR_RETURN(
+      Inspection inspection,
+      InspectFiles(parts_.engines, {.files = files, .trust_remote_code = model_.trust_remote_code},
+                   FolderReader(folder), stop_.get_token()));
   RETURN_IF_ERROR(Write([&] {
-    return parts_.tables.models.SetResolved(model_.id, model_.commit,
-                                            InspectionToJson(inspection), 0);
+    return parts_.tables.models.SetResolved(model_.id, model_.commit, InspectionToJson(inspection),
+                                            0);
   }));
   return inspection;
 }
@@ -165,9 +168,8 @@ absl::StatusOr<std::optional<Attempt::Snapshot>> Attempt::FindLocal() {
     return absl::OkStatus();
   }));
   const bool recorded = std::ranges::any_of(copies, [&](const Copy& copy) {
-    return copy.complete && copy.node_id == operation_.node_id &&
-           copy.cache_path == cache_path_ && copy.commit == model_.commit &&
-           copy.filter == model_.filter;
+    return copy.complete && copy.node_id == operation_.node_id && copy.cache_path == cache_path_ &&
+           copy.commit == model_.commit && copy.filter == model_.filter;
   });
   std::vector<RepoFile> files;
   if (const auto tree = cache.ReadTree(model_.commit); tree.ok()) {
@@ -177,7 +179,8 @@ absl::StatusOr<std::optional<Attempt::Snapshot>> Attempt::FindLocal() {
     };
     if (files.empty() || !std::ranges::all_of(files, here)) return std::nullopt;
   } else {
-    // A snapshot with files left out by patterns has no tree; then our own row says that it is whole.
+    // A snapshot with files left out by patterns has no tree; then our own row says that it is
+    // whole.
     if (!recorded) return std::nullopt;
     auto listed = ListFolder(cache.SnapshotPath(model_.commit));
     if (!listed.ok()) return std::nullopt;  // removed or damaged by somebody: fetch it again
@@ -210,12 +213,11 @@ absl::StatusOr<Attempt::Source> Attempt::AskHub() {
     ASSIGN_OR_RETURN(commit,
                      parts_.hub.ResolveRevision(model_.hf_path, source.revision, patience, stop));
   }
-  ASSIGN_OR_RETURN(source.listing,
-                   parts_.hub.ListFiles(model_.hf_path, commit, patience, stop));
+  ASSIGN_OR_RETURN(source.listing, parts_.hub.ListFiles(model_.hf_path, commit, patience, stop));
   source.wanted = source.filter.Apply(source.listing.files);
   if (source.wanted.empty()) {
-    return Error(Reason::kInvalidRepository, "no file of " + model_.hf_path + " at " + commit +
-                                                 " is kept by the patterns");
+    return Error(Reason::kInvalidRepository,
+                 "no file of " + model_.hf_path + " at " + commit + " is kept by the patterns");
   }
   LogInfo("snapshot_resolved", {{"model", model_.model_name},
                                 {"commit", commit},
@@ -292,8 +294,7 @@ absl::StatusOr<Attempt::Snapshot> Attempt::Fetch(const Source& source) {
     reservation_.reset();
   }
   RETURN_IF_ERROR(fetched.status());
-  RETURN_IF_ERROR(
-      Write([&] { return parts_.tables.reservations.Release(operation_.name); }));
+  RETURN_IF_ERROR(Write([&] { return parts_.tables.reservations.Release(operation_.name); }));
   RETURN_IF_ERROR(Record(source, fetched->snapshot_path, fetched->size_bytes));
   return Snapshot{.commit = source.listing.commit,
                   .path = fetched->snapshot_path,
@@ -325,8 +326,8 @@ absl::Status Attempt::Record(const Source& source, const std::string& snapshot_p
     RETURN_IF_ERROR(parts_.tables.models.SetSnapshot(model_.id, source.revision, commit,
                                                      snapshot_path, copy.size_bytes));
     if (!source.inspection) return absl::OkStatus();
-    return parts_.tables.models.SetResolved(model_.id, commit,
-                                            InspectionToJson(*source.inspection), 0);
+    return parts_.tables.models.SetResolved(model_.id, commit, InspectionToJson(*source.inspection),
+                                            0);
   });
 }
 

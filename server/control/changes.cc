@@ -7,7 +7,8 @@
 
 namespace modeld {
 
-// `callers` and `removed` are guarded by Changes::mutex_, which the annotations cannot name from here.
+// `callers` and `removed` are guarded by Changes::mutex_, which the annotations cannot name from
+// here.
 struct Changes::Subscription::Entry {
   int64_t id = 0;
   std::string topic;

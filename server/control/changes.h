@@ -1,5 +1,5 @@
-// Who wants to hear of what: hands news of the database (store/listener.h) and of this process on to
-// whoever waits for it.
+// Who wants to hear of what: hands news of the database (store/listener.h) and of this process on
+// to whoever waits for it.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ class Changes {
     const std::shared_ptr<Entry> entry_;
   };
 
-  // Calls `on_change` after each change of `topic`, from the thread that tells it, with no lock held;
-  // it must be quick and must not block. Topics: "model:<model_name>", "operation:<name>",
+  // Calls `on_change` after each change of `topic`, from the thread that tells it, with no lock
+  // held; it must be quick and must not block. Topics: "model:<model_name>", "operation:<name>",
   // "load:<node_id>"; one that ends in ':' means all of its kind, "" means everything.
   [[nodiscard]] std::unique_ptr<Subscription> Subscribe(std::string topic,
                                                         std::function<void()> on_change);

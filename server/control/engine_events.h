@@ -11,10 +11,11 @@
 
 namespace modeld {
 
-// Made before Engines, which gets Add() for its OnEvent, and before Loader, which takes them. Keeps the newest
-// event of each instance, so that it stays small while nobody takes them. Thread-safe.
+// Made before Engines, which gets Add() for its OnEvent, and before Loader, which takes them. Keeps
+// the newest event of each instance, so that it stays small while nobody takes them. Thread-safe.
 //   EngineEvents events;
-//   Engines engines(options, metrics, clock, [&](const Engines::Event& event) { events.Add(event); });
+//   Engines engines(options, metrics, clock, [&](const Engines::Event& event) { events.Add(event);
+//   });
 class EngineEvents {
  public:
   void Add(const Engines::Event& event);

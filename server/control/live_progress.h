@@ -1,4 +1,5 @@
-// How far the operations of this process are, by the moment; the database hears of it once a second.
+// How far the operations of this process are, by the moment; the database hears of it once a
+// second.
 #pragma once
 
 #include <map>

@@ -43,10 +43,10 @@ struct Loader::Rep {
     std::unique_ptr<Attempt> attempt;
     int64_t turn = 0;  // order of the claims
     bool ended = false;
-    int64_t settled_epoch = 0;      // of the lease that the last write named
-    std::optional<Operation> next;  // the row as it was claimed again meanwhile
+    int64_t settled_epoch = 0;               // of the lease that the last write named
+    std::optional<Operation> next;           // the row as it was claimed again meanwhile
     steady_clock::time_point reserved_time;  // of the last write of its reservation
-    std::jthread thread;  // last, so that it ends before what it uses
+    std::jthread thread;                     // last, so that it ends before what it uses
   };
   // Wakes one thread; `given` is guarded by `mutex`.
   struct Signal {
@@ -136,8 +136,7 @@ Loader::Loader(const Options& options, const Parts& parts)
         }
         if (what.empty() || what.starts_with(kOperationTopic)) Wake();
       }));
-  rep->subscriptions.push_back(
-      parts.changes.Subscribe("wish:", [rep] { rep->Give(rep->pulse); }));
+  rep->subscriptions.push_back(parts.changes.Subscribe("wish:", [rep] { rep->Give(rep->pulse); }));
   const std::stop_token stop = rep->shutdown.get_token();
   rep->threads.emplace_back([rep, stop] { rep->Reconcile(stop); });
   rep->threads.emplace_back([rep, stop] { rep->Pulse(stop); });
@@ -204,7 +203,8 @@ void Loader::Rep::Reconcile(std::stop_token stop) {
   }
 }
 
-// What this node left behind when it ended: its operations are taken up again, its engines are gone.
+// What this node left behind when it ended: its operations are taken up again, its engines are
+// gone.
 bool Loader::Rep::TakeBack() {
   absl::Status status = parts.tables.operations.Reclaim(options.node_id);
   if (status.ok()) status = parts.tables.instances.DeleteNode(options.node_id);
@@ -233,9 +233,9 @@ bool Loader::Rep::CrashesTooOften(int64_t model_id) {
 
 void Loader::Rep::RecordCrash(const Engines::Event& event) {
   const Instance& instance = event.instance;
-  LogWarning("engine_lost", {{"model", instance.model_name},
-                             {"instance", instance.instance_id},
-                             {"error", event.error}});
+  LogWarning(
+      "engine_lost",
+      {{"model", instance.model_name}, {"instance", instance.instance_id}, {"error", event.error}});
   if (!CrashesTooOften(instance.model_id)) return;
   given_up.push_back(
       {.model_id = instance.model_id,
@@ -249,8 +249,7 @@ void Loader::Rep::RecordCrash(const Engines::Event& event) {
 void Loader::Rep::WriteGivenUp() {
   while (!given_up.empty()) {
     const GivenUp& model = given_up.front();
-    absl::Status status =
-        parts.tables.loads.SetWanted(model.model_id, options.node_id, false);
+    absl::Status status = parts.tables.loads.SetWanted(model.model_id, options.node_id, false);
     if (status.ok()) {
       Operation failed;
       failed.name = RandomUuid();
@@ -260,13 +259,14 @@ void Loader::Rep::WriteGivenUp() {
       failed.node_id = options.node_id;
       failed.state = OperationState::kFailed;
       failed.error = model.error;
-      status = parts.tables.operations
-                   .Start(failed,
-                          [](const std::vector<Operation>&)
-                              -> absl::StatusOr<OperationsTable::Decision> {
-                            return OperationsTable::Decision{.insert = true};
-                          })
-                   .status();
+      status =
+          parts.tables.operations
+              .Start(
+                  failed,
+                  [](const std::vector<Operation>&) -> absl::StatusOr<OperationsTable::Decision> {
+                    return OperationsTable::Decision{.insert = true};
+                  })
+              .status();
     }
     if (HasReason(status, Reason::kDatabaseUnavailable)) return;
     LogWarning("model_given_up", {{"model", model.model_name}, {"error", model.error}});
@@ -398,10 +398,9 @@ bool Loader::Rep::WaitForTurn(const Running& waiting) {
   });
   const auto before_me = [&](const Running& other) {
     const Operation& theirs = other.attempt->operation();
-    const bool apart = (mine.kind == OperationKind::kUnload) !=
-                           (theirs.kind == OperationKind::kUnload) &&
-                       (mine.kind == OperationKind::kDownload ||
-                        theirs.kind == OperationKind::kDownload);
+    const bool apart =
+        (mine.kind == OperationKind::kUnload) != (theirs.kind == OperationKind::kUnload) &&
+        (mine.kind == OperationKind::kDownload || theirs.kind == OperationKind::kDownload);
     return !other.ended && other.turn < waiting.turn && theirs.model_id == mine.model_id && !apart;
   };
   MutexLock lock(mutex);
@@ -440,8 +439,7 @@ absl::Status Loader::Rep::WriteLast(
     Running& at, const std::function<absl::Status(const OperationLease&)>& write) {
   while (true) {
     const OperationLease lease = at.attempt->lease();
-    absl::Status status =
-        Persist(parts.clock, shutdown.get_token(), [&] { return write(lease); });
+    absl::Status status = Persist(parts.clock, shutdown.get_token(), [&] { return write(lease); });
     // Claimed again by ourselves since the lease was read.
     if (absl::IsAborted(status) && at.attempt->lease().epoch != lease.epoch) continue;
     MutexLock lock(mutex);
@@ -488,17 +486,19 @@ absl::Status Loader::Rep::Settle(Running& at, const absl::Status& result) {
   Attempt& attempt = *at.attempt;
   if (result.ok()) return End(at, OperationState::kSucceeded, result);
   switch (attempt.intent()) {
-    case Attempt::Intent::kShutdown: return result;
-    case Attempt::Intent::kLeaseLost: return absl::AbortedError("another owner has it");
+    case Attempt::Intent::kShutdown:
+      return result;
+    case Attempt::Intent::kLeaseLost:
+      return absl::AbortedError("another owner has it");
     case Attempt::Intent::kCancel:
       return End(at, OperationState::kCancelled,
                  absl::CancelledError("the operation was cancelled by request"));
     case Attempt::Intent::kPause:
       LogInfo("operation_paused", {{"operation", attempt.operation().name}});
-      return WriteLast(at, [&](const OperationLease& lease) {
-        return parts.tables.operations.Pause(lease);
-      });
-    case Attempt::Intent::kNone: break;
+      return WriteLast(
+          at, [&](const OperationLease& lease) { return parts.tables.operations.Pause(lease); });
+    case Attempt::Intent::kNone:
+      break;
   }
   if (absl::IsAborted(result)) return result;
   if (HasReason(result, Reason::kEngineLost)) {
@@ -529,11 +529,11 @@ absl::Status Loader::Rep::GiveBackOrFail(Running& at, const absl::Status& error)
   }
   if (give_up) return End(at, OperationState::kFailed, error);
   // Jitter, so that many that failed together do not come back together.
-  delay = milliseconds(static_cast<int64_t>(static_cast<double>(delay.count()) *
-                                            (0.75 + 0.5 * RandomUnit())));
-  LogWarning("operation_will_be_tried_again", {{"operation", attempt.operation().name},
-                                               {"delay_ms", delay.count()},
-                                               {"error", error}});
+  delay = milliseconds(
+      static_cast<int64_t>(static_cast<double>(delay.count()) * (0.75 + 0.5 * RandomUnit())));
+  LogWarning(
+      "operation_will_be_tried_again",
+      {{"operation", attempt.operation().name}, {"delay_ms", delay.count()}, {"error", error}});
   return WriteLast(at, [&](const OperationLease& lease) {
     return parts.tables.operations.GiveBack(lease, delay, error);
   });
@@ -560,8 +560,7 @@ void Loader::Rep::Pulse(std::stop_token stop) {
 
 void Loader::Rep::PulseOne(Running& at) {
   Attempt& attempt = *at.attempt;
-  const auto wishes =
-      parts.tables.operations.WriteProgress(attempt.lease(), attempt.progress());
+  const auto wishes = parts.tables.operations.WriteProgress(attempt.lease(), attempt.progress());
   if (absl::IsAborted(wishes.status())) {
     // Unless it has just ended by itself; then nobody listens any more.
     attempt.Stop(Attempt::Intent::kLeaseLost);
@@ -573,15 +572,15 @@ void Loader::Rep::PulseOne(Running& at) {
   const auto reservation = attempt.Reservation();
   if (!reservation || steady_clock::now() - at.reserved_time < kReserveEvery) return;
   at.reserved_time = steady_clock::now();
-  // What is written needs no reservation any more. It only shrinks, so that a refusal changes nothing.
+  // What is written needs no reservation any more. It only shrinks, so that a refusal changes
+  // nothing.
   const absl::Status reserved = parts.tables.reservations.Reserve(*reservation);
   if (!reserved.ok()) LogDebug("reservation_not_changed", {{"error", reserved}});
 }
 
 // Heartbeats and gauges.
 void Loader::Rep::Keep(std::stop_token stop) {
-  Gauges gauges(
-      {.registry = parts.registry, .engines = parts.engines, .metrics = parts.metrics});
+  Gauges gauges({.registry = parts.registry, .engines = parts.engines, .metrics = parts.metrics});
   auto next_heartbeat = steady_clock::now();
   auto next_gauges = steady_clock::now();
   while (!stop.stop_requested()) {

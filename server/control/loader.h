@@ -1,5 +1,5 @@
-// The one reconcile loop: takes this node's operations, does them, and keeps in memory what is wanted
-// there.
+// The one reconcile loop: takes this node's operations, does them, and keeps in memory what is
+// wanted there.
 #pragma once
 
 #include <chrono>
@@ -22,26 +22,26 @@
 
 namespace modeld {
 
-// Thread-safe. The constructor starts the threads: they first take back what this node left running and ask again
-// for the loads that were wanted. The destructor stops what runs (rows stay RUNNING and are taken up by
-// the next start) and joins.
+// Thread-safe. The constructor starts the threads: they first take back what this node left running
+// and ask again for the loads that were wanted. The destructor stops what runs (rows stay RUNNING
+// and are taken up by the next start) and joins.
 class Loader {
  public:
   struct Options {
     std::string node_id;
-    int64_t attempts_max = 16;                          // operations at work at once
+    int64_t attempts_max = 16;  // operations at work at once
     std::chrono::seconds lease{30};
-    std::chrono::milliseconds tick{1'000};              // progress to the database, leases, wishes
+    std::chrono::milliseconds tick{1'000};  // progress to the database, leases, wishes
     std::chrono::milliseconds heartbeat{10'000};
-    std::chrono::milliseconds gauges{30'000};              // walks the caches
-    std::chrono::milliseconds retry_base{1'000};        // doubled each time, at most retry_max
+    std::chrono::milliseconds gauges{30'000};     // walks the caches
+    std::chrono::milliseconds retry_base{1'000};  // doubled each time, at most retry_max
     std::chrono::milliseconds retry_max{60'000};
     std::chrono::milliseconds give_up_after{3'600'000};  // temporary failures without any progress
-    std::chrono::milliseconds drain{30'000};            // of running requests at an unload
-    std::chrono::seconds load_timeout_base{300};        // plus ...
-    std::chrono::seconds load_timeout_per_gib{20};      // ... for each GiB of weights
-    int64_t crashes_max = 3;                            // within ...
-    std::chrono::seconds crash_window{600};             // ... this: FAILED until asked again
+    std::chrono::milliseconds drain{30'000};             // of running requests at an unload
+    std::chrono::seconds load_timeout_base{300};         // plus ...
+    std::chrono::seconds load_timeout_per_gib{20};       // ... for each GiB of weights
+    int64_t crashes_max = 3;                             // within ...
+    std::chrono::seconds crash_window{600};              // ... this: FAILED until asked again
   };
   struct Parts {
     Tables& tables;

@@ -58,8 +58,8 @@ class Nodes {
   // Says that this node lives and what it has; every 10 s.
   absl::Status Heartbeat();
 
-  absl::StatusOr<std::vector<NodeView>> List();            // by name
-  absl::StatusOr<std::vector<NodeDevice>> ListDevices();   // by node and device; ours are fresh
+  absl::StatusOr<std::vector<NodeView>> List();               // by name
+  absl::StatusOr<std::vector<NodeDevice>> ListDevices();      // by node and device; ours are fresh
   absl::StatusOr<std::vector<NodeInstance>> ListInstances();  // by model_name; ours are fresh
 
  private:

@@ -57,8 +57,8 @@ using Same = std::function<bool(const Operation&)>;
 
 // Joins an active operation of `kind` for the same work, refuses when there is one for other work.
 OperationsTable::Decide JoinOrInsert(OperationKind kind, Same same) {
-  return [kind, same = std::move(same)](const std::vector<Operation>& active)
-             -> absl::StatusOr<OperationsTable::Decision> {
+  return [kind, same = std::move(same)](
+             const std::vector<Operation>& active) -> absl::StatusOr<OperationsTable::Decision> {
     for (const Operation& other : active) {
       // One that is about to end serves nobody any more; the new one waits for it.
       if (other.kind != kind || other.cancel_requested) continue;
@@ -242,13 +242,13 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
   plan.fetch_bytes = cache.MissingBytes(plan.commit, wanted);
   plan.present_bytes = TotalBytes(wanted) - plan.fetch_bytes;
   ASSIGN_OR_RETURN(const Filesystem filesystem, FilesystemOf(cache_path));
-  ASSIGN_OR_RETURN(const int64_t reserved, parts_.tables.reservations.Reserved(
-                                               options_.node_id, filesystem.id, ""));
+  ASSIGN_OR_RETURN(const int64_t reserved,
+                   parts_.tables.reservations.Reserved(options_.node_id, filesystem.id, ""));
   plan.free_after_bytes = filesystem.free_bytes - reserved - plan.fetch_bytes;
-  auto inspection = InspectFiles(
-      parts_.engines,
-      {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},
-      HubReader(parts_.hub, model.hf_path, plan.commit, kPlanPatience, stop), stop);
+  auto inspection =
+      InspectFiles(parts_.engines,
+                   {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},
+                   HubReader(parts_.hub, model.hf_path, plan.commit, kPlanPatience, stop), stop);
   RETURN_IF_ERROR(inspection.status());
   plan.inspection = *std::move(inspection);
   return plan;
@@ -321,8 +321,8 @@ absl::StatusOr<Operation> Operations::Cancel(const std::string& name) {
   RETURN_IF_ERROR(ValidateOperationName(name));
   ASSIGN_OR_RETURN(const Operation operation, parts_.tables.operations.RequestCancel(name));
   if (operation.kind == OperationKind::kLoad && operation.done()) {
-    // It had not begun, so that no attempt will say that the model is not wanted any more; an instance
-    // that it was to replace stays wanted.
+    // It had not begun, so that no attempt will say that the model is not wanted any more; an
+    // instance that it was to replace stays wanted.
     const std::vector<Instance> instances = parts_.engines.List();
     if (std::ranges::none_of(instances, [&](const Instance& instance) {
           return instance.model_id == operation.model_id;

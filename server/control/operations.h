@@ -51,8 +51,8 @@ struct DownloadPlan {
   std::optional<Inspection> inspection;
 };
 
-// Thread-safe. Every method may block; DATABASE_UNAVAILABLE when the database is away. Operations in
-// answers carry the newest progress of this process.
+// Thread-safe. Every method may block; DATABASE_UNAVAILABLE when the database is away. Operations
+// in answers carry the newest progress of this process.
 class Operations {
  public:
   struct Options {
@@ -69,9 +69,9 @@ class Operations {
 
   Operations(const Options& options, const Parts& parts) : options_(options), parts_(parts) {}
 
-  // MODEL_NOT_FOUND; INVALID_FIELD; OPERATION_IN_PROGRESS (metadata operation) while another load of the model
-  // runs; where it is known already UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_WEIGHTS, INVALID_REPOSITORY,
-  // REMOTE_CODE_NOT_TRUSTED, INSUFFICIENT_DEVICE_MEMORY.
+  // MODEL_NOT_FOUND; INVALID_FIELD; OPERATION_IN_PROGRESS (metadata operation) while another load
+  // of the model runs; where it is known already UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_WEIGHTS,
+  // INVALID_REPOSITORY, REMOTE_CODE_NOT_TRUSTED, INSUFFICIENT_DEVICE_MEMORY.
   absl::StatusOr<Operation> Load(const LoadRequest& request);
   // MODEL_NOT_FOUND; MODEL_NOT_READY when it is neither loaded nor loading on this node.
   absl::StatusOr<Operation> Unload(const std::string& model_name);
@@ -82,7 +82,8 @@ class Operations {
 
   // OPERATION_NOT_FOUND.
   absl::StatusOr<Operation> Get(const std::string& name);
-  // Newest first; of one model when `model_name` is not empty. INVALID_FIELD (page_size, page_token).
+  // Newest first; of one model when `model_name` is not empty. INVALID_FIELD (page_size,
+  // page_token).
   absl::StatusOr<OperationsPage> List(const std::string& model_name, int64_t page_size,
                                       const std::string& page_token);
   // The operation when it is done, or as it stands after `timeout` or when `stop` is requested.

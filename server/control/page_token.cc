@@ -35,8 +35,7 @@ absl::StatusOr<std::string> ReadPageToken(std::string_view query, std::string_vi
   const absl::Status bad = InvalidField(
       "page_token", "is not the next_page_token of a page of this query; begin without one");
   std::string plain;
-  if (token.size() > kTokenLengthMax ||
-      !absl::WebSafeBase64Unescape(std::string(token), &plain)) {
+  if (token.size() > kTokenLengthMax || !absl::WebSafeBase64Unescape(std::string(token), &plain)) {
     return bad;
   }
   const size_t head = kVersion.size() + kCheckLength;

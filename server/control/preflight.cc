@@ -35,15 +35,15 @@ const RepoFile* Find(const std::vector<RepoFile>& files, std::string_view path) 
 
 absl::StatusOr<std::string> ReadSmallFile(const RangeReader& read, const RepoFile& file) {
   if (file.size_bytes > kSmallFileBytesMax) {
-    return Error(Reason::kInvalidRepository, file.path + " has " + FormatBytes(file.size_bytes) +
-                                                 ", more than any honest one");
+    return Error(Reason::kInvalidRepository,
+                 file.path + " has " + FormatBytes(file.size_bytes) + ", more than any honest one");
   }
   if (file.size_bytes == 0) return std::string();
   return read(file.path, 0, file.size_bytes);
 }
 
-// The length that the first 8 bytes give, little-endian; nothing when it cannot be one: inspect then
-// says what is wrong from those bytes.
+// The length that the first 8 bytes give, little-endian; nothing when it cannot be one: inspect
+// then says what is wrong from those bytes.
 int64_t HeadLength(std::string_view start, int64_t file_bytes) {
   uint64_t length = 0;
   for (size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(start[i]);

@@ -1,4 +1,5 @@
-// Has a repository inspected by the engine program, from its small files and the heads of its weights.
+// Has a repository inspected by the engine program, from its small files and the heads of its
+// weights.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,8 @@ struct PreflightRequest {
   bool headers = true;  // also read the heads of the weight files, one or two reads each
 };
 
-// What `modeld-engine inspect` says; the errors of `read` and of Engines::Inspect(). What is wrong with
-// the repository is in the answer.
+// What `modeld-engine inspect` says; the errors of `read` and of Engines::Inspect(). What is wrong
+// with the repository is in the answer.
 absl::StatusOr<Inspection> InspectFiles(Engines& engines, const PreflightRequest& request,
                                         const RangeReader& read, std::stop_token stop);
 

@@ -81,8 +81,9 @@ absl::Status Registry::CheckPath(const std::string& cache_path, CacheLocation lo
   ASSIGN_OR_RETURN(const Filesystem root, FilesystemOf("/"));
   if (filesystem.id != root.id) return absl::OkStatus();
   return Error(Reason::kCacheNotWritable,
-               cache_path + " is on the root filesystem, which cache.require_mount refuses; is its "
-                            "disk mounted?",
+               cache_path +
+                   " is on the root filesystem, which cache.require_mount refuses; is its "
+                   "disk mounted?",
                {{"cache_path", cache_path}});
 }
 
@@ -101,16 +102,15 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
   using std::chrono::milliseconds;
   const auto deadline = std::chrono::steady_clock::now() + options_.hub_patience;
   const auto patience = [&] {
-    const auto left = std::chrono::duration_cast<milliseconds>(
-        deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::duration_cast<milliseconds>(deadline - std::chrono::steady_clock::now());
     return HubClient::Patience{.deadline = std::max(left, milliseconds(1)), .retry = false};
   };
   Sizing sizing;
   const auto away = [](const absl::Status& status) {
     return HasReason(status, Reason::kHubUnavailable);
   };
-  auto commit =
-      parts_.hub.ResolveRevision(model.hf_path, model.revision, patience(), stop);
+  auto commit = parts_.hub.ResolveRevision(model.hf_path, model.revision, patience(), stop);
   if (away(commit.status())) return sizing;
   RETURN_IF_ERROR(commit.status());
   auto listing = parts_.hub.ListFiles(model.hf_path, *commit, patience(), stop);
@@ -121,8 +121,7 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
   sizing.known = true;
   sizing.commit = *commit;
   sizing.total_bytes = TotalBytes(wanted);
-  sizing.missing_bytes =
-      RepoCache(model.cache_path, model.hf_path).SpaceNeeded(*commit, wanted);
+  sizing.missing_bytes = RepoCache(model.cache_path, model.hf_path).SpaceNeeded(*commit, wanted);
   if (model.model_name.empty()) return sizing;  // only the space is asked for
   const auto inspection = InspectFiles(
       parts_.engines,
@@ -142,8 +141,8 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
 absl::StatusOr<SpaceCheck> Registry::SpaceFor(const std::string& cache_path,
                                               int64_t required_bytes) {
   ASSIGN_OR_RETURN(const Filesystem filesystem, FilesystemOf(cache_path));
-  ASSIGN_OR_RETURN(const int64_t reserved, parts_.tables.reservations.Reserved(
-                                               options_.node_id, filesystem.id, ""));
+  ASSIGN_OR_RETURN(const int64_t reserved,
+                   parts_.tables.reservations.Reserved(options_.node_id, filesystem.id, ""));
   return modeld::CheckSpace(cache_path, filesystem, required_bytes, reserved);
 }
 
@@ -284,9 +283,9 @@ absl::Status Registry::CheckNotUsed(const std::string& model_name) {
   ASSIGN_OR_RETURN(const Model model, parts_.tables.models.Get(model_name));
   ASSIGN_OR_RETURN(const std::vector<Copy> copies, parts_.tables.copies.List(model.id));
   if (!copies.empty()) {
-    return Error(Reason::kModelInUse, "model \"" + model_name + "\" has files at " +
-                                          copies.front().snapshot_path +
-                                          "; delete it with its files and register it anew",
+    return Error(Reason::kModelInUse,
+                 "model \"" + model_name + "\" has files at " + copies.front().snapshot_path +
+                     "; delete it with its files and register it anew",
                  {{"snapshot_path", copies.front().snapshot_path}});
   }
   ASSIGN_OR_RETURN(const std::vector<Operation> operations,
@@ -303,8 +302,8 @@ absl::Status Registry::CheckNotUsed(const std::string& model_name) {
 absl::StatusOr<ModelView> Registry::Update(const ModelUpdate& update) {
   RETURN_IF_ERROR(ValidateModelName(update.model_name));
   static constexpr std::string_view kFields[] = {
-      "trust_remote_code", "revision", "allow_patterns", "ignore_patterns", "estimated_size_bytes",
-      "hf_path",           "cache_location", "cache_path"};
+      "trust_remote_code",    "revision", "allow_patterns", "ignore_patterns",
+      "estimated_size_bytes", "hf_path",  "cache_location", "cache_path"};
   if (update.mask.empty()) return InvalidField("update_mask", "names no field");
   for (const std::string& field : update.mask) {
     if (std::ranges::find(kFields, field) == std::end(kFields)) {
@@ -314,10 +313,10 @@ absl::StatusOr<ModelView> Registry::Update(const ModelUpdate& update) {
   if (std::ranges::any_of(update.mask, Moves)) {
     RETURN_IF_ERROR(CheckNotUsed(update.model_name));
   }
-  RETURN_IF_ERROR(parts_.tables.models
-                      .Update(update.model_name,
-                              [&](Model& model) { return ApplyUpdate(update, model); })
-                      .status());
+  RETURN_IF_ERROR(
+      parts_.tables.models
+          .Update(update.model_name, [&](Model& model) { return ApplyUpdate(update, model); })
+          .status());
   return Get(update.model_name);
 }
 
@@ -372,8 +371,7 @@ absl::StatusOr<int64_t> Registry::Delete(const std::string& model_name, bool del
   return freed;
 }
 
-absl::StatusOr<SpaceCheck> Registry::CheckSpace(const SpaceRequest& request,
-                                                std::stop_token stop) {
+absl::StatusOr<SpaceCheck> Registry::CheckSpace(const SpaceRequest& request, std::stop_token stop) {
   RETURN_IF_ERROR(ValidateEstimate(request.estimated_size_mb));
   ASSIGN_OR_RETURN(const Place place, PlaceOf(request.cache_location, request.cache_path));
   int64_t required = request.estimated_size_mb > 0 ? request.estimated_size_mb * kBytesPerMb : -1;

@@ -27,8 +27,8 @@ struct RegisterRequest {
   std::string hf_path;
   std::string revision;  // empty: "main"
   bool trust_remote_code = false;
-  std::string cache_location;  // "primary" (also when empty), "secondary", "custom"
-  std::string cache_path;      // with "custom" only
+  std::string cache_location;     // "primary" (also when empty), "secondary", "custom"
+  std::string cache_path;         // with "custom" only
   int64_t estimated_size_mb = 0;  // 10^6 bytes; 0: not known
   FileFilter filter;
 };
@@ -70,8 +70,8 @@ struct NamedCache {
   CacheSummary summary;
 };
 
-// Thread-safe. Every method may block on the database, and returns DATABASE_UNAVAILABLE when that is
-// away; Register() and CheckSpace() also ask the hub, for at most 5 s.
+// Thread-safe. Every method may block on the database, and returns DATABASE_UNAVAILABLE when that
+// is away; Register() and CheckSpace() also ask the hub, for at most 5 s.
 class Registry {
  public:
   struct Options {
@@ -89,26 +89,27 @@ class Registry {
 
   Registry(const Options& options, const Parts& parts) : options_(options), parts_(parts) {}
 
-  // INVALID_FIELD, MODEL_ALREADY_EXISTS, INSUFFICIENT_DISK (nothing is written), CACHE_NOT_WRITABLE and the hub's
-  // HUB_REPO_NOT_FOUND, HUB_REVISION_NOT_FOUND, HUB_ACCESS_DENIED. A hub that cannot be reached in
-  // time is no error: the estimate counts.
+  // INVALID_FIELD, MODEL_ALREADY_EXISTS, INSUFFICIENT_DISK (nothing is written), CACHE_NOT_WRITABLE
+  // and the hub's HUB_REPO_NOT_FOUND, HUB_REVISION_NOT_FOUND, HUB_ACCESS_DENIED. A hub that cannot
+  // be reached in time is no error: the estimate counts.
   absl::StatusOr<RegisteredModel> Register(const RegisterRequest& request, std::stop_token stop);
 
   // MODEL_NOT_FOUND. The views' cache_path is never empty, also for rows of the predecessor.
   absl::StatusOr<ModelView> Get(const std::string& model_name);
 
-  // In order of model_name; only in `state` unless that is kUnspecified. INVALID_FIELD (page_size, page_token).
+  // In order of model_name; only in `state` unless that is kUnspecified. INVALID_FIELD (page_size,
+  // page_token).
   absl::StatusOr<ModelsPage> List(int64_t page_size, const std::string& page_token,
                                   ModelState state);
   // All of them; for watching.
   absl::StatusOr<std::vector<ModelView>> ListAll();
 
-  // MODEL_NOT_FOUND, INVALID_FIELD (update_mask or the field), MODEL_IN_USE for hf_path and location while there
-  // is a copy or an operation.
+  // MODEL_NOT_FOUND, INVALID_FIELD (update_mask or the field), MODEL_IN_USE for hf_path and
+  // location while there is a copy or an operation.
   absl::StatusOr<ModelView> Update(const ModelUpdate& update);
 
-  // Gives the bytes freed on this node. MODEL_IN_USE, MODEL_NOT_FOUND. With `delete_files` what another row or
-  // snapshot needs stays.
+  // Gives the bytes freed on this node. MODEL_IN_USE, MODEL_NOT_FOUND. With `delete_files` what
+  // another row or snapshot needs stays.
   absl::StatusOr<int64_t> Delete(const std::string& model_name, bool delete_files);
 
   absl::StatusOr<SpaceCheck> CheckSpace(const SpaceRequest& request, std::stop_token stop);
@@ -125,8 +126,8 @@ class Registry {
   std::string CachePathOf(const Model& model) const;
   // The same as a metric label: "primary", "secondary", or the path of a custom one.
   std::string CacheLabelOf(const Model& model) const;
-  // Whether it may be written to now: CACHE_NOT_WRITABLE when require_mount is set and it is on the root
-  // filesystem, INVALID_FIELD when a symlink leads a custom path out of its root.
+  // Whether it may be written to now: CACHE_NOT_WRITABLE when require_mount is set and it is on the
+  // root filesystem, INVALID_FIELD when a symlink leads a custom path out of its root.
   absl::Status CheckPath(const std::string& cache_path, CacheLocation location) const;
 
  private:

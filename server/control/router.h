@@ -16,8 +16,8 @@
 
 namespace modeld {
 
-// Thread-safe. Keeps the names of all models, so that no request waits for the database and requests
-// go on while that is away.
+// Thread-safe. Keeps the names of all models, so that no request waits for the database and
+// requests go on while that is away.
 class Router {
  public:
   struct Parts {
@@ -31,8 +31,9 @@ class Router {
   Router(const Router&) = delete;
   Router& operator=(const Router&) = delete;
 
-  // A pinned READY instance; never blocks, fit for a reactor. MODEL_NOT_READY, QUEUE_FULL; MODEL_NOT_FOUND also for a name
-  // that was registered a moment ago: then Route() knows for certain.
+  // A pinned READY instance; never blocks, fit for a reactor. MODEL_NOT_READY, QUEUE_FULL;
+  // MODEL_NOT_FOUND also for a name that was registered a moment ago: then Route() knows for
+  // certain.
   absl::StatusOr<EngineHandle> RouteNow(std::string_view model_name);
   // The same, but asks the database about a name that it does not know, so that it may block.
   // DATABASE_UNAVAILABLE when nothing is known of the name and the database is away.

@@ -171,8 +171,8 @@ size_t OnBodyBytes(char* data, size_t size, size_t count, void* user) {
 }
 
 std::string Seconds(milliseconds time) {
-  std::string text = std::to_string(time.count() / 1000) + "." +
-                     std::to_string(time.count() % 1000 / 100);
+  std::string text =
+      std::to_string(time.count() / 1000) + "." + std::to_string(time.count() % 1000 / 100);
   return text + " s";
 }
 
@@ -252,7 +252,8 @@ absl::StatusOr<CURLcode> HttpClient::Rep::Drive(const HttpRequest& request,
     }
     // The time until the connection stands has a limit of its own.
     curl_off_t pretransfer_us = 0;
-    if (!connected && curl_easy_getinfo(easy.get(), CURLINFO_PRETRANSFER_TIME_T, &pretransfer_us) == CURLE_OK) {
+    if (!connected &&
+        curl_easy_getinfo(easy.get(), CURLINFO_PRETRANSFER_TIME_T, &pretransfer_us) == CURLE_OK) {
       connected = pretransfer_us > 0;
     }
     if (connected && now - transfer.last_byte >= request.stall_timeout) {

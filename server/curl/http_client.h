@@ -36,8 +36,9 @@ struct HttpRequest {
 
 struct HttpResponse {
   int status = 0;
-  std::vector<std::pair<std::string, std::string>> headers;  // in order, values without outer blanks
-  int64_t body_bytes = 0;                                    // given to OnBody
+  std::vector<std::pair<std::string, std::string>>
+      headers;             // in order, values without outer blanks
+  int64_t body_bytes = 0;  // given to OnBody
 
   // The first header of that name, whatever its case.
   std::optional<std::string_view> Header(std::string_view name) const;
@@ -64,7 +65,7 @@ HttpFailure HttpFailureOf(const absl::Status& status);
 // What comes from the surroundings of the process.
 struct HttpSettings {
   std::string user_agent = "modeld";
-  std::string ca_file;     // empty: the system's
+  std::string ca_file;  // empty: the system's
   std::string ca_path;
   std::string http_proxy;  // for http:// only; the lower-case variables are read by libcurl itself
 };
@@ -84,8 +85,9 @@ class HttpClient {
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
 
-  // The whole exchange. Errors: a callback's own status as it is; CANCELLED within 100 ms of `stop`; else
-  // one with an HttpFailure, whose message names the URL without its query. Empty callbacks are fine.
+  // The whole exchange. Errors: a callback's own status as it is; CANCELLED within 100 ms of
+  // `stop`; else one with an HttpFailure, whose message names the URL without its query. Empty
+  // callbacks are fine.
   absl::StatusOr<HttpResponse> Send(const HttpRequest& request, const OnHeaders& on_headers,
                                     const OnBody& on_body, std::stop_token stop);
 

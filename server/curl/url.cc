@@ -51,8 +51,9 @@ absl::StatusOr<std::string> UrlOrigin(const std::string& url) {
   auto parsed = Parse("", url);
   if (!parsed.ok()) return parsed.status();
   std::string host = PartOf(*parsed, CURLUPART_HOST, 0);
-  std::transform(host.begin(), host.end(), host.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  std::transform(host.begin(), host.end(), host.begin(), [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
   return PartOf(*parsed, CURLUPART_SCHEME, 0) + "://" + host + ":" +
          PartOf(*parsed, CURLUPART_PORT, CURLU_DEFAULT_PORT);
 }

@@ -15,13 +15,15 @@ absl::StatusOr<std::string> UrlOrigin(const std::string& url);
 // Whether both are URLs of one origin.
 bool SameOrigin(const std::string& a, const std::string& b);
 
-// `reference` (absolute, or relative to `base`) as an absolute http(s) URL, its query kept, its fragment dropped.
+// `reference` (absolute, or relative to `base`) as an absolute http(s) URL, its query kept, its
+// fragment dropped.
 absl::StatusOr<std::string> ResolveUrl(const std::string& base, const std::string& reference);
 
 // Everything but A-Z a-z 0-9 - . _ ~ as %XX; also '/' unless `keep` has it.
 std::string PercentEncode(std::string_view text, std::string_view keep = "");
 
-// For messages and logs: without query, fragment and credentials, at most 200 bytes, no control characters.
+// For messages and logs: without query, fragment and credentials, at most 200 bytes, no control
+// characters.
 std::string UrlForLog(std::string_view url);
 
 }  // namespace modeld

@@ -68,8 +68,8 @@ absl::StatusOr<ordered_json> MessageJson(const modeld::v1::ChatMessage& message,
   out["content"] = message.content();
   if (!message.reasoning_content().empty()) out["reasoning_content"] = message.reasoning_content();
   for (int i = 0; i < message.tool_calls_size(); ++i) {
-    ASSIGN_OR_RETURN(ordered_json call,
-                     ToolCallJson(message.tool_calls(i), absl::StrCat(field, ".tool_calls[", i, "]")));
+    ASSIGN_OR_RETURN(ordered_json call, ToolCallJson(message.tool_calls(i),
+                                                     absl::StrCat(field, ".tool_calls[", i, "]")));
     out["tool_calls"].push_back(std::move(call));
   }
   if (!message.tool_call_id().empty()) out["tool_call_id"] = message.tool_call_id();
@@ -205,13 +205,13 @@ absl::StatusOr<ChatPrompt> MakeChatPrompt(const ChatPromptInput& input, const To
   for (ordered_json* part : {&json.messages, &json.tools, &json.template_args}) {
     placeholders.Hide(*part);
   }
-  ASSIGN_OR_RETURN(const std::string rendered,
-                   chat_template.Render(
-                       {.messages_json = json.messages.dump(),
-                        .tools_json = json.tools.empty() ? "" : json.tools.dump(),
-                        .template_args_json =
-                            json.template_args.empty() ? "" : json.template_args.dump(),
-                        .add_generation_prompt = input.add_generation_prompt}));
+  ASSIGN_OR_RETURN(
+      const std::string rendered,
+      chat_template.Render(
+          {.messages_json = json.messages.dump(),
+           .tools_json = json.tools.empty() ? "" : json.tools.dump(),
+           .template_args_json = json.template_args.empty() ? "" : json.template_args.dump(),
+           .add_generation_prompt = input.add_generation_prompt}));
   ChatPrompt prompt;
   const auto append = [&](std::string_view part, bool parse_special_tokens) -> absl::Status {
     prompt.text += part;

@@ -1,5 +1,5 @@
-// From the messages of a chat to the prompt's text and tokens, so that no text of a message can become
-// a special token of the model.
+// From the messages of a chat to the prompt's text and tokens, so that no text of a message can
+// become a special token of the model.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@
 
 namespace modeld {
 
-// The spellings of a tokenizer's special tokens, and the bytes of its longest token. Read once for each model.
+// The spellings of a tokenizer's special tokens, and the bytes of its longest token. Read once for
+// each model.
 class SpecialTokens {
  public:
   SpecialTokens() = default;
@@ -40,11 +41,11 @@ struct ChatPromptInput {
   bool add_generation_prompt = true;
 };
 
-// Renders and tokenizes. Where a string of the request spells a special token, a placeholder goes through the
-// template in its place; in the result the spelling is put back and tokenized as ordinary text, while the
-// template's own special tokens stay special. Without such strings the tokens are those of transformers.
-// INVALID_FIELD names what is wrong: no messages, JSON that does not parse or is no object, or what the
-// template refuses.
+// Renders and tokenizes. Where a string of the request spells a special token, a placeholder goes
+// through the template in its place; in the result the spelling is put back and tokenized as
+// ordinary text, while the template's own special tokens stay special. Without such strings the
+// tokens are those of transformers. INVALID_FIELD names what is wrong: no messages, JSON that does
+// not parse or is no object, or what the template refuses.
 absl::StatusOr<ChatPrompt> MakeChatPrompt(const ChatPromptInput& input, const Tokenizer& tokenizer,
                                           const SpecialTokens& special_tokens,
                                           const ChatTemplate& chat_template);

@@ -47,7 +47,8 @@ class LoadStream final : public grpc::ServerWriteReactor<LoadResponse> {
   }
 
  private:
-  // gRPC runs no reaction inside StartWrite() and Finish(), so that the lock may be held around them.
+  // gRPC runs no reaction inside StartWrite() and Finish(), so that the lock may be held around
+  // them.
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (writing_) return;
     if (next_) {
@@ -65,7 +66,9 @@ class LoadStream final : public grpc::ServerWriteReactor<LoadResponse> {
   }
   void OnDone() override {
     // End() may still hold the lock when gRPC is done already.
-    { MutexLock lock(mutex_); }
+    {
+      MutexLock lock(mutex_);
+    }
     delete this;
   }
 
@@ -123,8 +126,7 @@ class StatsStream final : public grpc::ServerWriteReactor<StatsResponse> {
       MutexLock lock(mutex_);
       if (ok && !cancelled_) {
         waits_ = true;
-        alarm_.Set(std::chrono::system_clock::now() + kStatsInterval,
-                   [this](bool) { OnAlarm(); });
+        alarm_.Set(std::chrono::system_clock::now() + kStatsInterval, [this](bool) { OnAlarm(); });
         return;
       }
     }
@@ -188,11 +190,11 @@ grpc::ServerWriteReactor<LoadResponse>* EngineService::Load(
   ServingOptions options{.scheduler = options_.scheduler, .threads = UsableCores()};
   if (request->threads() > 0) options.threads = request->threads();
   if (options_.threads_max > 0) options.threads = std::min(options.threads, options_.threads_max);
-  // The request is gone when the call is, and a load outlives a call that is cancelled. An earlier thread has
-  // failed and is about to end.
+  // The request is gone when the call is, and a load outlives a call that is cancelled. An earlier
+  // thread has failed and is about to end.
   load_thread_ = std::jthread([this, stream, options, request = *request] {
-    absl::StatusOr<std::shared_ptr<ServingModel>> model =
-        LoadServingModel(request, options, clock_, [stream](const LoadResponse& m) { stream->Send(m); });
+    absl::StatusOr<std::shared_ptr<ServingModel>> model = LoadServingModel(
+        request, options, clock_, [stream](const LoadResponse& m) { stream->Send(m); });
     if (model.ok()) {
       slot_.Set(*model);
       stream->Send(ReadyMessage(**model, options_.scheduler.sequences_max));

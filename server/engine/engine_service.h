@@ -13,7 +13,8 @@
 
 namespace modeld {
 
-// One load for each process (another try after a failed one). Thread-safe. Destroyed after the server's calls ended.
+// One load for each process (another try after a failed one). Thread-safe. Destroyed after the
+// server's calls ended.
 class EngineService final : public modeld::engine::v1::Engine::CallbackService {
  public:
   struct Options {

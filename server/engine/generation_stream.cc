@@ -33,8 +33,8 @@ void GenerationStream::Start(absl::StatusOr<PreparedGeneration> prepared) {
     return;
   }
   model_ = prepared->model;
-  auto generation = std::make_shared<Generation>(std::move(prepared->request),
-                                                 [this] { WriteNext(); });
+  auto generation =
+      std::make_shared<Generation>(std::move(prepared->request), [this] { WriteNext(); });
   source_ = generation.get();
   bool cancelled = false;
   {
@@ -49,8 +49,8 @@ void GenerationStream::Start(absl::StatusOr<PreparedGeneration> prepared) {
   if (!submitted.ok()) Finish(ToGrpcStatus(submitted));
 }
 
-// Runs on the step thread or on one of gRPC's. Nothing of the stream is touched after StartWrite() and
-// Finish(): the next callback may be running already.
+// Runs on the step thread or on one of gRPC's. Nothing of the stream is touched after StartWrite()
+// and Finish(): the next callback may be running already.
 void GenerationStream::WriteNext() {
   while (!ended_) {
     std::optional<OutputPiece> piece = source_->Take();
@@ -59,8 +59,8 @@ void GenerationStream::WriteNext() {
       ended_ = true;
       end_status_ = piece->end->status;
     }
-    const bool is_empty_end = piece->end && !piece->end->status.ok() && piece->text.empty() &&
-                              piece->token_ids.empty();
+    const bool is_empty_end =
+        piece->end && !piece->end->status.ok() && piece->text.empty() && piece->token_ids.empty();
     if (broken_ || is_empty_end) continue;
     FillMessage(*std::move(piece));
     StartWrite(&message_);

@@ -21,8 +21,8 @@ struct PreparedGeneration {
   GenerationRequest request;
 };
 
-// One write in flight; tokens that arrive meanwhile join the next message. Cancelled with the call. Deletes
-// itself when gRPC is done with it.
+// One write in flight; tokens that arrive meanwhile join the next message. Cancelled with the call.
+// Deletes itself when gRPC is done with it.
 class GenerationStream final : public grpc::ServerWriteReactor<modeld::v1::GenerateResponse> {
  public:
   GenerationStream() = default;

@@ -35,11 +35,11 @@ std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
 }
 
 absl::Status CheckIds(std::span<const int64_t> ids, int64_t vocab_size) {
-  const auto bad = std::ranges::find_if(
-      ids, [vocab_size](int64_t id) { return id < 0 || id >= vocab_size; });
+  const auto bad =
+      std::ranges::find_if(ids, [vocab_size](int64_t id) { return id < 0 || id >= vocab_size; });
   if (bad == ids.end()) return absl::OkStatus();
-  return InvalidField("token_ids", absl::StrCat(*bad, " is not a token of the model, which has ",
-                                                vocab_size));
+  return InvalidField("token_ids",
+                      absl::StrCat(*bad, " is not a token of the model, which has ", vocab_size));
 }
 
 // A token has at most so many bytes, so this one need not be tokenized to be refused.
@@ -175,9 +175,9 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
   });
 }
 
-grpc::ServerUnaryReactor* InferenceService::Detokenize(
-    grpc::CallbackServerContext* context, const modeld::v1::DetokenizeRequest* request,
-    modeld::v1::DetokenizeResponse* response) {
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const modeld::v1::DetokenizeRequest* request,
+                                                       modeld::v1::DetokenizeResponse* response) {
   return Unary(context, [request, response](const ServingModel& model) -> absl::Status {
     const std::vector<int64_t> ids(request->token_ids().begin(), request->token_ids().end());
     ASSIGN_OR_RETURN(*response->mutable_text(),

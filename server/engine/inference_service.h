@@ -9,9 +9,9 @@
 
 namespace modeld {
 
-// Answers for the one loaded model; the daemon has routed by model_name already, so it is not looked at here.
-// Tokenizers and templates run on the executor, never on gRPC's threads. MODEL_NOT_READY before a load,
-// QUEUE_FULL when the executor's queue is full. Thread-safe.
+// Answers for the one loaded model; the daemon has routed by model_name already, so it is not
+// looked at here. Tokenizers and templates run on the executor, never on gRPC's threads.
+// MODEL_NOT_READY before a load, QUEUE_FULL when the executor's queue is full. Thread-safe.
 class InferenceService final : public modeld::v1::Inference::CallbackService {
  public:
   // Both outlive the service, and the executor the server's calls.

@@ -57,13 +57,12 @@ absl::StatusOr<std::shared_ptr<ServingModel>> LoadServingModel(const LoadRequest
       !HasReason(model->chat_template.status(), Reason::kNoChatTemplate)) {
     return model->chat_template.status();
   }
-  ASSIGN_OR_RETURN(model->loaded,
-                   LoadModel(load_options, [&](int64_t bytes_done, int64_t bytes_total) {
-                     const bool all = bytes_done == bytes_total;
-                     on_message(Message(
-                         all ? LoadResponse::PHASE_WARMING_UP : LoadResponse::PHASE_READING,
-                         bytes_done, bytes_total));
-                   }));
+  ASSIGN_OR_RETURN(
+      model->loaded, LoadModel(load_options, [&](int64_t bytes_done, int64_t bytes_total) {
+        const bool all = bytes_done == bytes_total;
+        on_message(Message(all ? LoadResponse::PHASE_WARMING_UP : LoadResponse::PHASE_READING,
+                           bytes_done, bytes_total));
+      }));
   model->scheduler = std::make_unique<Scheduler>(options.scheduler, *model->loaded.model, clock);
   LogInfo("model_loaded",
           {{"model", model->name},

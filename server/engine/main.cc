@@ -1,7 +1,7 @@
 // modeld-engine: serves one model on a Unix socket, or inspects a repository's small files.
 //
-// Exit status: 0 done, or the daemon is gone; 1 could not start, or no answer from inspect; 2 wrong usage;
-// 3 did not end in time after SIGTERM.
+// Exit status: 0 done, or the daemon is gone; 1 could not start, or no answer from inspect; 2 wrong
+// usage; 3 did not end in time after SIGTERM.
 #include <grpcpp/grpcpp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -129,10 +129,10 @@ int Serve(const ServeFlags& flags) {
 
   Executor executor({.threads = kTextThreads, .waiting_max = flags.waiting_max});
   ModelSlot slot;
-  EngineService engine({.scheduler = {.sequences_max = flags.sequences_max,
-                                      .waiting_max = flags.waiting_max},
-                        .threads_max = flags.threads_max},
-                       slot, Clock::Real());
+  EngineService engine(
+      {.scheduler = {.sequences_max = flags.sequences_max, .waiting_max = flags.waiting_max},
+       .threads_max = flags.threads_max},
+      slot, Clock::Real());
   InferenceService inference(slot, executor);
   const std::unique_ptr<grpc::Server> server = StartServer(flags.socket, engine, inference);
   if (!server) {
@@ -173,7 +173,9 @@ int Main(int argc, char** argv) {
   ServeFlags flags;
   CLI::App* serve = app.add_subcommand("serve", "Serve modeld.engine.v1 and modeld.v1.Inference");
   serve->add_option("--socket", flags.socket, "Path of the Unix socket")->required();
-  serve->add_option("--control-fd", flags.control_fd, "Inherited descriptor; its end ends the process")
+  serve
+      ->add_option("--control-fd", flags.control_fd,
+                   "Inherited descriptor; its end ends the process")
       ->required()
       ->check(CLI::NonNegativeNumber);
   const std::map<std::string, LogLevel> levels = {{"debug", LogLevel::kDebug},

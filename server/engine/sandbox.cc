@@ -22,10 +22,15 @@
 namespace modeld {
 namespace {
 
-constexpr std::string_view kSecrets[] = {
-    "HF_TOKEN",          "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_TOKEN_PATH",
-    "PGPASSWORD",        "PGPASSFILE",             "DATABASE_URL",          "CREDENTIALS_DIRECTORY",
-    "AWS_SECRET_ACCESS_KEY"};
+constexpr std::string_view kSecrets[] = {"HF_TOKEN",
+                                         "HUGGING_FACE_HUB_TOKEN",
+                                         "HUGGINGFACE_HUB_TOKEN",
+                                         "HF_TOKEN_PATH",
+                                         "PGPASSWORD",
+                                         "PGPASSFILE",
+                                         "DATABASE_URL",
+                                         "CREDENTIALS_DIRECTORY",
+                                         "AWS_SECRET_ACCESS_KEY"};
 
 absl::Status SystemError(std::string_view call, int error) {
   return Error(Reason::kInternal,
@@ -42,7 +47,8 @@ struct ReleaseFilter {
   void operator()(void* filter) const { seccomp_release(filter); }
 };
 
-// A list of refusals, not of permissions: what libtorch, OpenBLAS and a CUDA driver call is not ours to know.
+// A list of refusals, not of permissions: what libtorch, OpenBLAS and a CUDA driver call is not
+// ours to know.
 absl::Status RefuseCalls(SocketRule sockets) {
   const std::unique_ptr<void, ReleaseFilter> filter(seccomp_init(SCMP_ACT_ALLOW));
   if (!filter) return SystemError("seccomp_init", ENOMEM);
@@ -56,9 +62,9 @@ absl::Status RefuseCalls(SocketRule sockets) {
                 : seccomp_rule_add(filter.get(), no_family, call, 1,
                                    SCMP_A0(SCMP_CMP_NE, static_cast<scmp_datum_t>(AF_UNIX)));
   }
-  for (const int call : {SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev),
-                         SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_enter),
-                         SCMP_SYS(io_uring_register)}) {
+  for (const int call :
+       {SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev),
+        SCMP_SYS(io_uring_setup), SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register)}) {
     if (error != 0) break;
     error = seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EPERM), call, 0);
   }

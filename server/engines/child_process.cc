@@ -69,8 +69,8 @@ std::vector<std::string> ChildEnvironment(const char* const* environment) {
   for (; environment != nullptr && *environment != nullptr; ++environment) {
     if (MaySee(*environment)) kept.emplace_back(*environment);
   }
-  // libgomp reads it before main(). Its threads spin by default, which starves everything else of the
-  // machine between two steps.
+  // libgomp reads it before main(). Its threads spin by default, which starves everything else of
+  // the machine between two steps.
   const bool chosen = std::ranges::any_of(
       kept, [](const std::string& entry) { return entry.starts_with("OMP_WAIT_POLICY="); });
   if (!chosen) kept.emplace_back("OMP_WAIT_POLICY=passive");

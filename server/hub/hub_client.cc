@@ -24,11 +24,11 @@ namespace {
 using std::chrono::milliseconds;
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-constexpr int kHopsMax = 20;                       // as huggingface_hub
-constexpr int kPagesMax = 10'000;                  // of about 1000 entries each
-constexpr size_t kFilesMax = 1'000'000;            // in one commit
-constexpr size_t kJsonBytesMax = 64 << 20;         // of one answer
-constexpr int64_t kReadBytesMax = 128 << 20;       // of one ReadRange
+constexpr int kHopsMax = 20;                  // as huggingface_hub
+constexpr int kPagesMax = 10'000;             // of about 1000 entries each
+constexpr size_t kFilesMax = 1'000'000;       // in one commit
+constexpr size_t kJsonBytesMax = 64 << 20;    // of one answer
+constexpr int64_t kReadBytesMax = 128 << 20;  // of one ReadRange
 constexpr milliseconds kBackoffMax{30'000};
 constexpr size_t kIdleClientsMax = 16;
 // Where a token for the endpoint may go too: the public hub's own origins (hub-protocol.md 3.4).
@@ -84,10 +84,11 @@ HubFailure CheckCommit(const std::string& commit, const HubSubject& subject) {
   if (commit.empty()) {
     return NonsenseAnswer("is no hub: it gives no X-Repo-Commit", subject, false);
   }
-  if (!IsCommit(commit)) return Invalid("the hub's X-Repo-Commit for " + subject.repo + " is no commit");
+  if (!IsCommit(commit))
+    return Invalid("the hub's X-Repo-Commit for " + subject.repo + " is no commit");
   if (IsCommit(subject.revision) && commit != subject.revision) {
-    return Invalid("the hub answers with commit " + commit + " of " + subject.repo + ", asked was " +
-                   subject.revision);
+    return Invalid("the hub answers with commit " + commit + " of " + subject.repo +
+                   ", asked was " + subject.revision);
   }
   return {};
 }
@@ -146,10 +147,9 @@ struct HubClient::Rep {
     RETURN_IF_ERROR(ValidateRepoId(repo));
     RETURN_IF_ERROR(ValidateRevision(commit));
     RETURN_IF_ERROR(ValidateFilePath(path));
-    return NewCall({.repo = std::string(repo),
-                    .revision = std::string(commit),
-                    .path = std::string(path)},
-                   patience, stop);
+    return NewCall(
+        {.repo = std::string(repo), .revision = std::string(commit), .path = std::string(path)},
+        patience, stop);
   }
   bool IsTrusted(const std::string& url) const {
     return std::any_of(trusted.begin(), trusted.end(),
@@ -238,7 +238,8 @@ absl::Status HubClient::Rep::Retry(const Call& call, const std::function<HubFail
       pause_end = std::max(pause_end, now + *failure.wait);
     }
     if (!call.retry || retries >= options.retries_max) return failure.status;
-    const milliseconds step = std::min(options.backoff_base * (1 << std::min(retries, 10)), kBackoffMax);
+    const milliseconds step =
+        std::min(options.backoff_base * (1 << std::min(retries, 10)), kBackoffMax);
     const auto backoff = std::chrono::duration_cast<milliseconds>(step * RandomUnit());
     const milliseconds wait = std::max(backoff, failure.wait.value_or(milliseconds(0)));
     if (now + wait >= call.end) return failure.status;
@@ -319,8 +320,8 @@ absl::StatusOr<std::string> HubClient::ResolveRevision(std::string_view repo,
   RETURN_IF_ERROR(ValidateRepoId(repo));
   RETURN_IF_ERROR(ValidateRevision(revision));
   if (IsCommit(revision)) return std::string(revision);
-  const Call call = rep_->NewCall(
-      {.repo = std::string(repo), .revision = std::string(revision)}, patience, std::move(stop));
+  const Call call = rep_->NewCall({.repo = std::string(repo), .revision = std::string(revision)},
+                                  patience, std::move(stop));
   const std::string url = rep_->options.endpoint + "/api/models/" + call.subject.repo +
                           "/revision/" + PercentEncode(revision);
   std::string commit;
@@ -343,8 +344,8 @@ absl::StatusOr<RepoListing> HubClient::ListFiles(std::string_view repo, std::str
                                                  const Patience& patience, std::stop_token stop) {
   RETURN_IF_ERROR(ValidateRepoId(repo));
   RETURN_IF_ERROR(ValidateRevision(commit));
-  const Call call = rep_->NewCall(
-      {.repo = std::string(repo), .revision = std::string(commit)}, patience, std::move(stop));
+  const Call call = rep_->NewCall({.repo = std::string(repo), .revision = std::string(commit)},
+                                  patience, std::move(stop));
   std::string url = rep_->options.endpoint + "/api/models/" + call.subject.repo + "/tree/" +
                     PercentEncode(commit) + "?recursive=true&expand=false";
   RepoListing listing{.commit = std::string(commit)};
@@ -367,7 +368,8 @@ absl::StatusOr<RepoListing> HubClient::ListFiles(std::string_view repo, std::str
       const auto link = NextLink(answer.response);
       if (!link) return {};
       auto target = ResolveUrl(answer.url, *link);
-      if (!target.ok() || *target == url) return Invalid("the listing's next page is no other page");
+      if (!target.ok() || *target == url)
+        return Invalid("the listing's next page is no other page");
       next = *std::move(target);  // NewRequest gives it our token only where that is trusted
       return {};
     }));
@@ -429,9 +431,8 @@ HubFailure HubClient::Rep::ReadOnce(const FileLocation& location, const Call& ca
   HttpResponse head;
   const auto on_head = [&](const HttpResponse& response) {
     head = response;
-    if (head.status == 206 &&
-        head.Header("Content-Range") ==
-            "bytes " + span + "/" + std::to_string(location.size_bytes)) {
+    if (head.status == 206 && head.Header("Content-Range") ==
+                                  "bytes " + span + "/" + std::to_string(location.size_bytes)) {
       window.BeginAt(range.offset);
       return absl::OkStatus();
     }
@@ -452,7 +453,8 @@ HubFailure HubClient::Rep::ReadOnce(const FileLocation& location, const Call& ca
     return {};
   }
   if (head.status >= 400) {
-    return location.send_token ? HubRefusal(head, call.subject) : StorageRefusal(head, call.subject);
+    return location.send_token ? HubRefusal(head, call.subject)
+                               : StorageRefusal(head, call.subject);
   }
   if (response.ok() || absl::IsAborted(response.status())) {
     return NonsenseAnswer("sent other bytes than asked for", call.subject, true);

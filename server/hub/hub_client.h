@@ -1,5 +1,5 @@
-// The Hugging Face Hub over HTTP: what a revision is, which files a commit has, where a file's bytes
-// are, and small ranges of them. Protocol facts: hub-protocol.md 3 and 4.
+// The Hugging Face Hub over HTTP: what a revision is, which files a commit has, where a file's
+// bytes are, and small ranges of them. Protocol facts: hub-protocol.md 3 and 4.
 #pragma once
 
 #include <chrono>
@@ -18,16 +18,17 @@ namespace modeld {
 
 // Where the body of one file is fetched.
 struct FileLocation {
-  std::string url;            // may be signed: a secret, never logged
-  bool send_token = false;    // only on the hub's own origin
-  std::string etag;           // normalised blob name, checked by IsBlobName
+  std::string url;          // may be signed: a secret, never logged
+  bool send_token = false;  // only on the hub's own origin
+  std::string etag;         // normalised blob name, checked by IsBlobName
   int64_t size_bytes = 0;
   std::string commit;
 };
 
-// Thread-safe. Errors of all methods: HUB_REPO_NOT_FOUND, HUB_REVISION_NOT_FOUND, HUB_ENTRY_NOT_FOUND,
-// HUB_ACCESS_DENIED, HUB_UNAVAILABLE (after retries on timeouts, cuts, 408, 429, 5xx with backoff and jitter, Retry-After
-// and RateLimit obeyed; RetryInfo), INVALID_REPOSITORY (names or ETags that no honest hub has), CANCELLED on `stop`.
+// Thread-safe. Errors of all methods: HUB_REPO_NOT_FOUND, HUB_REVISION_NOT_FOUND,
+// HUB_ENTRY_NOT_FOUND, HUB_ACCESS_DENIED, HUB_UNAVAILABLE (after retries on timeouts, cuts, 408,
+// 429, 5xx with backoff and jitter, Retry-After and RateLimit obeyed; RetryInfo),
+// INVALID_REPOSITORY (names or ETags that no honest hub has), CANCELLED on `stop`.
 class HubClient {
  public:
   struct Options {

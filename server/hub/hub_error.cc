@@ -52,10 +52,10 @@ bool IsRetryable(int status) { return status == 408 || status == 429 || status >
 HubFailure Unhealthy(const HttpResponse& response, const std::string& who,
                      const HubSubject& subject) {
   const auto wait = AskedWait(response);
-  return {.status = Unavailable(Reason::kHubUnavailable,
-                                who + " answered " + std::to_string(response.status) + " for " +
-                                    Subject(subject),
-                                wait.value_or(kRetryAfter)),
+  return {.status = Unavailable(
+              Reason::kHubUnavailable,
+              who + " answered " + std::to_string(response.status) + " for " + Subject(subject),
+              wait.value_or(kRetryAfter)),
           .retry = IsRetryable(response.status),
           .wait = wait};
 }
@@ -90,7 +90,8 @@ std::optional<milliseconds> AskedWait(const HttpResponse& response) {
     if (error == std::errc() && end == after->data() + after->size()) wait_s = number;
   }
   if (!wait_s || *wait_s < 0) return std::nullopt;
-  return std::min<milliseconds>(seconds(std::min(*wait_s, kWaitMax.count())) + seconds(1), kWaitMax);
+  return std::min<milliseconds>(seconds(std::min(*wait_s, kWaitMax.count())) + seconds(1),
+                                kWaitMax);
 }
 
 HubFailure HubRefusal(const HttpResponse& response, const HubSubject& subject) {
@@ -109,9 +110,10 @@ HubFailure HubRefusal(const HttpResponse& response, const HubSubject& subject) {
                    {"file", subject.path});
   }
   if (code == "GatedRepo") {
-    return Denied("it is gated; ask for access on its page, and give modeld a token of that account. " +
-                      ServerText(message),
-                  subject);
+    return Denied(
+        "it is gated; ask for access on its page, and give modeld a token of that account. " +
+            ServerText(message),
+        subject);
   }
   if (message == "Access to this resource is disabled.") return Denied("it is disabled", subject);
   if (code == "RepoNotFound" || (response.status == 401 && !bad_token)) {
@@ -137,17 +139,17 @@ HubFailure TransferFailure(const absl::Status& status, const HubSubject& subject
   // A certificate does not get better by asking again, nor does a URL, nor has time passed back.
   const bool retry = kind != HttpFailure::kInvalidUrl && kind != HttpFailure::kDeadline &&
                      kind != HttpFailure::kTls;
-  return {.status = Unavailable(Reason::kHubUnavailable,
-                                Subject(subject) + ": " + std::string(status.message()),
-                                kRetryAfter),
-          .retry = retry};
+  return {
+      .status = Unavailable(Reason::kHubUnavailable,
+                            Subject(subject) + ": " + std::string(status.message()), kRetryAfter),
+      .retry = retry};
 }
 
 HubFailure NonsenseAnswer(std::string_view what, const HubSubject& subject, bool retry) {
-  return {.status = Unavailable(Reason::kHubUnavailable,
-                                UrlForLog(subject.endpoint) + " " + std::string(what) + " for " +
-                                    Subject(subject),
-                                kRetryAfter),
+  return {.status = Unavailable(
+              Reason::kHubUnavailable,
+              UrlForLog(subject.endpoint) + " " + std::string(what) + " for " + Subject(subject),
+              kRetryAfter),
           .retry = retry};
 }
 

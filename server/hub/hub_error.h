@@ -20,16 +20,16 @@ struct HubSubject {
 };
 
 struct HubFailure {
-  absl::Status status;  // OK: no failure
-  bool retry = false;   // the same request may succeed later
+  absl::Status status;                            // OK: no failure
+  bool retry = false;                             // the same request may succeed later
   std::optional<std::chrono::milliseconds> wait;  // what the server asked for
 };
 
 // An answer with a status of 400 or more from the hub's own origin (or one that it trusts).
 HubFailure HubRefusal(const HttpResponse& response, const HubSubject& subject);
 
-// The same from a storage host, which knows nothing of repositories. 401 and 403 mean that the signed URL
-// is not good any more: locate the file again.
+// The same from a storage host, which knows nothing of repositories. 401 and 403 mean that the
+// signed URL is not good any more: locate the file again.
 HubFailure StorageRefusal(const HttpResponse& response, const HubSubject& subject);
 
 // A transfer that failed below HTTP. CANCELLED and errors of callbacks stay as they are.
@@ -38,7 +38,8 @@ HubFailure TransferFailure(const absl::Status& status, const HubSubject& subject
 // HUB_UNAVAILABLE about `subject`, for answers that make no sense; `retry` as given.
 HubFailure NonsenseAnswer(std::string_view what, const HubSubject& subject, bool retry);
 
-// How long RateLimit ("r=0;t=12") or Retry-After ask to wait, with a second to spare; at most an hour.
+// How long RateLimit ("r=0;t=12") or Retry-After ask to wait, with a second to spare; at most an
+// hour.
 std::optional<std::chrono::milliseconds> AskedWait(const HttpResponse& response);
 
 }  // namespace modeld

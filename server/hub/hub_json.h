@@ -17,12 +17,12 @@ namespace modeld {
 // INVALID_REPOSITORY: "sha" is no commit.
 absl::StatusOr<std::string> ParseRevision(std::string_view json);
 
-// Appends the files of one page of GET /api/models/{repo}/tree/{revision}. INVALID_ARGUMENT: no JSON
-// array; INVALID_REPOSITORY: a path or blob name that no honest hub has, a size below 0.
+// Appends the files of one page of GET /api/models/{repo}/tree/{revision}. INVALID_ARGUMENT: no
+// JSON array; INVALID_REPOSITORY: a path or blob name that no honest hub has, a size below 0.
 absl::Status AppendTreePage(std::string_view json, std::vector<RepoFile>& files);
 
-// Sorts by path. INVALID_REPOSITORY when a path is there twice, is the folder of another one, or when
-// two files give one blob different sizes.
+// Sorts by path. INVALID_REPOSITORY when a path is there twice, is the folder of another one, or
+// when two files give one blob different sizes.
 absl::Status FinishListing(std::vector<RepoFile>& files);
 
 // The URL of the relation rel="next" among all Link headers.

@@ -67,9 +67,10 @@ TEST(CompletionTest, EveryShellKnowsEverySubcommandAndItsOptions) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const std::string script = CompletionScript(app, shell);
     for (const char* word :
-         {"register", "list", "show", "update", "delete", "caches", "space", "download", "load",
-          "unload", "ps", "devices", "nodes", "ops", "watch", "cancel", "pause", "resume", "run",
-          "generate", "tokenize", "embed", "status", "temperature", "revision"}) {
+         {"register", "list",   "show",        "update",  "delete",  "caches",   "space",
+          "download", "load",   "unload",      "ps",      "devices", "nodes",    "ops",
+          "watch",    "cancel", "pause",       "resume",  "run",     "generate", "tokenize",
+          "embed",    "status", "temperature", "revision"}) {
       EXPECT_NE(script.find(word), std::string::npos) << shell << " " << word;
     }
   }

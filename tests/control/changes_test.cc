@@ -16,8 +16,8 @@ using testing::ElementsAre;
 TEST(ChangesTest, ASubscriberHearsItsTopicAndWhatMayConcernEverybody) {
   Changes changes;
   std::vector<std::string> heard;
-  const auto subscription = changes.SubscribeNamed(
-      "model:a", [&](const std::string& what) { heard.push_back(what); });
+  const auto subscription =
+      changes.SubscribeNamed("model:a", [&](const std::string& what) { heard.push_back(what); });
 
   changes.Publish("model:a");
   changes.Publish("model:ab");
@@ -30,8 +30,8 @@ TEST(ChangesTest, ASubscriberHearsItsTopicAndWhatMayConcernEverybody) {
 TEST(ChangesTest, ATopicThatEndsInAColonMeansAllOfItsKind) {
   Changes changes;
   std::vector<std::string> heard;
-  const auto subscription = changes.SubscribeNamed(
-      "model:", [&](const std::string& what) { heard.push_back(what); });
+  const auto subscription =
+      changes.SubscribeNamed("model:", [&](const std::string& what) { heard.push_back(what); });
 
   changes.Publish("model:a");
   changes.Publish("load:n");

@@ -47,8 +47,7 @@ struct DaemonOptions {
 struct Daemon {
   explicit Daemon(const DaemonOptions& o)
       : options(o),
-        database({.url = o.database_url,
-                  .connect_timeout = std::chrono::milliseconds(500)}),
+        database({.url = o.database_url, .connect_timeout = std::chrono::milliseconds(500)}),
         tables(database),
         hub({.endpoint = o.hub_url,
              .retries_max = 1,

@@ -54,12 +54,11 @@ class LoaderTest : public ControlTest {
 
 TEST_F(LoaderTest, ADownloadBringsTheFilesIntoTheRowsCacheAndMovesTheRow) {
   const std::string custom = folder_.path() + "/custom/disk";
-  ASSERT_THAT(daemon().registry.Register({.model_name = "m",
-                                          .hf_path = "org/m",
-                                          .cache_location = "custom",
-                                          .cache_path = custom},
-                                         {}),
-              IsOk());
+  ASSERT_THAT(
+      daemon().registry.Register(
+          {.model_name = "m", .hf_path = "org/m", .cache_location = "custom", .cache_path = custom},
+          {}),
+      IsOk());
 
   const Operation operation = Finished(operations().Download({.model_name = "m"}));
 
@@ -205,8 +204,7 @@ TEST_F(LoaderTest, ACancelledDownloadKeepsItsBytesForTheNext) {
   EXPECT_EQ(Sql("SELECT count(*) FROM reservations"), "0");
   hub_.ClearFaults();
   hub_.ClearRequests();
-  EXPECT_EQ(Finished(operations().Download({.model_name = "m"})).state,
-            OperationState::kSucceeded);
+  EXPECT_EQ(Finished(operations().Download({.model_name = "m"})).state, OperationState::kSucceeded);
   EXPECT_LT(WeightBytesSent(), 2'980'000);
 }
 
@@ -214,8 +212,8 @@ TEST_F(LoaderTest, APausedDownloadGoesOnWhenItIsResumed) {
   const Operation slow = SlowDownload();
 
   ASSERT_THAT(operations().Pause(slow.name), IsOk());
-  ASSERT_TRUE(Eventually(
-      [&] { return operations().Get(slow.name)->state == OperationState::kPaused; }));
+  ASSERT_TRUE(
+      Eventually([&] { return operations().Get(slow.name)->state == OperationState::kPaused; }));
   EXPECT_EQ(StateOf("m"), ModelState::kDownloading);
   hub_.ClearFaults();
   ASSERT_THAT(operations().Resume(slow.name), IsOk());
@@ -315,8 +313,7 @@ TEST_F(LoaderTest, AnotherRevisionIsFetchedBesideTheOldAndMovesTheRow) {
   Finished(operations().Load({.model_name = "r"}));
   const Model before = daemon().registry.Get("r")->model;
 
-  const Operation operation =
-      Finished(operations().Load({.model_name = "r", .revision = "v2"}));
+  const Operation operation = Finished(operations().Load({.model_name = "r", .revision = "v2"}));
 
   EXPECT_EQ(operation.state, OperationState::kSucceeded) << operation.error;
   const Model after = daemon().registry.Get("r")->model;
@@ -338,8 +335,7 @@ TEST_F(LoaderTest, TheLeastRecentlyUsedModelMakesRoomAndIsNotWantedAnyMore) {
   Start(options);
   Register("first", "org/half");
   Register("second", "org/half");
-  ASSERT_EQ(Finished(operations().Load({.model_name = "first"})).state,
-            OperationState::kSucceeded);
+  ASSERT_EQ(Finished(operations().Load({.model_name = "first"})).state, OperationState::kSucceeded);
 
   const Operation operation = Finished(operations().Load({.model_name = "second"}));
 

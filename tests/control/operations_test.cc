@@ -35,7 +35,8 @@ TEST_F(OperationsTest, TheSameLoadIsOneOperation) {
 }
 
 TEST_F(OperationsTest, EmptySettingsAreTheDefaults) {
-  const auto first = operations().Load({.model_name = "m", .spec = {.dtype = "", .device_map = ""}});
+  const auto first =
+      operations().Load({.model_name = "m", .spec = {.dtype = "", .device_map = ""}});
 
   ASSERT_THAT(first, IsOk());
   EXPECT_EQ(first->spec.load, LoadSpec());

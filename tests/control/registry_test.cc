@@ -150,8 +150,8 @@ TEST_F(RegistryTest, ATakenNameIsRefused) {
 TEST_F(RegistryTest, WithoutTheHubTheEstimateCounts) {
   hub_.AddFault(R"({"kind":"status","on":"api","status":503})");
 
-  const auto with = registry().Register(
-      {.model_name = "with", .hf_path = "org/m", .estimated_size_mb = 3}, {});
+  const auto with =
+      registry().Register({.model_name = "with", .hf_path = "org/m", .estimated_size_mb = 3}, {});
   const auto without = registry().Register({.model_name = "without", .hf_path = "org/m"}, {});
 
   ASSERT_THAT(with, IsOk());
@@ -258,13 +258,13 @@ TEST_F(RegistryTest, AnUpdateChangesTheFieldsOfItsMaskOnly) {
   AddRepo("org/m");
   Register("m", "org/m");
 
-  const auto updated = registry().Update({.model_name = "m",
-                                          .mask = {"trust_remote_code", "allow_patterns",
-                                                   "estimated_size_bytes"},
-                                          .trust_remote_code = true,
-                                          .revision = "ignored",
-                                          .filter = {.allow_patterns = {"*.json"}},
-                                          .estimated_size_bytes = 77});
+  const auto updated =
+      registry().Update({.model_name = "m",
+                         .mask = {"trust_remote_code", "allow_patterns", "estimated_size_bytes"},
+                         .trust_remote_code = true,
+                         .revision = "ignored",
+                         .filter = {.allow_patterns = {"*.json"}},
+                         .estimated_size_bytes = 77});
 
   ASSERT_THAT(updated, IsOk());
   EXPECT_TRUE(updated->model.trust_remote_code);

@@ -22,13 +22,11 @@ TEST_F(RouterTest, NamesAreHeardOfWithoutAsking) {
   AddRepo("org/m");
   Register("m", "org/m");
 
-  EXPECT_TRUE(Eventually([&] {
-    return HasReason(daemon().router->RouteNow("m").status(), Reason::kModelNotReady);
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return HasReason(daemon().router->RouteNow("m").status(), Reason::kModelNotReady); }));
   ASSERT_THAT(daemon().registry.Delete("m", false), IsOk());
-  EXPECT_TRUE(Eventually([&] {
-    return HasReason(daemon().router->RouteNow("m").status(), Reason::kModelNotFound);
-  }));
+  EXPECT_TRUE(Eventually(
+      [&] { return HasReason(daemon().router->RouteNow("m").status(), Reason::kModelNotFound); }));
 }
 
 TEST_F(RouterTest, AReadyModelIsPinned) {

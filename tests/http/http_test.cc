@@ -15,13 +15,14 @@ namespace {
 // Sends one request on a connection of its own and reads to the end.
 std::string Ask(const std::string& address, const std::string& request) {
   const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in peer{.sin_family = AF_INET,
-                   .sin_port = htons(static_cast<uint16_t>(
-                       std::stoi(address.substr(address.rfind(':') + 1)))),
-                   .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
+  sockaddr_in peer{
+      .sin_family = AF_INET,
+      .sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1)))),
+      .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
   if (connect(fd.get(), reinterpret_cast<sockaddr*>(&peer), sizeof peer) != 0) return "";
   const std::string bytes = request + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-  if (send(fd.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) return "";
+  if (send(fd.get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
+    return "";
   std::string answer;
   char buffer[4096];
   while (true) {
@@ -86,9 +87,9 @@ TEST(HttpServerStartTest, AddressThatIsTakenOrNoneIsAnError) {
   EXPECT_THAT(HttpServer::Start({.address = (*first)->address(), .threads = 2}, metrics,
                                 [] { return Readiness{}; }),
               StatusIs(absl::StatusCode::kUnavailable));
-  EXPECT_THAT(HttpServer::Start({.address = "nonsense", .threads = 2}, metrics,
-                                [] { return Readiness{}; }),
-              StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(
+      HttpServer::Start({.address = "nonsense", .threads = 2}, metrics, [] { return Readiness{}; }),
+      StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 }  // namespace

@@ -47,7 +47,9 @@ class HubClientTest : public testing::Test {
   }
 
   HubClient::Options Options() const {
-    return {.endpoint = hub_.url(), .token = kToken, .retries_max = 3,
+    return {.endpoint = hub_.url(),
+            .token = kToken,
+            .retries_max = 3,
             .first_byte_timeout = milliseconds(500)};
   }
   std::string Main(const std::string& repo = kTiny) {
@@ -67,9 +69,7 @@ class HubClientTest : public testing::Test {
   const std::string weights_;
 };
 
-TEST_F(HubClientTest, RevisionBecomesACommit) {
-  EXPECT_TRUE(IsCommit(Main()));
-}
+TEST_F(HubClientTest, RevisionBecomesACommit) { EXPECT_TRUE(IsCommit(Main())); }
 
 TEST_F(HubClientTest, CommitIsResolvedWithoutARequest) {
   const std::string commit(40, 'a');
@@ -121,7 +121,8 @@ TEST_F(HubClientTest, ListingGoesOverAllPages) {
     hub_.AddFile(kTiny, "f" + std::to_string(i), "content " + std::to_string(i));
   }
   hub_.Set(R"({"page_size":2})");
-  hub_.AddFault(R"({"kind":"status","on":"api","path":"*/tree/*","status":503,"after":1,"times":1})");
+  hub_.AddFault(
+      R"({"kind":"status","on":"api","path":"*/tree/*","status":503,"after":1,"times":1})");
 
   const auto listing = client_.ListFiles(kTiny, Main(), patience_, {});
 
@@ -132,7 +133,8 @@ TEST_F(HubClientTest, ListingGoesOverAllPages) {
 TEST_F(HubClientTest, PageOnAnotherHostGetsNoToken) {
   FakeHub other;
   other.AddFile("acme/other", "more.txt", "more");
-  hub_.AddFault(R"({"kind":"headers","on":"api","path":"*/tree/*","headers":{"Link":"<)" + other.url() +
+  hub_.AddFault(R"({"kind":"headers","on":"api","path":"*/tree/*","headers":{"Link":"<)" +
+                other.url() +
                 R"(/api/models/acme/other/tree/main?recursive=true>; rel=\"next\""}})");
 
   const auto listing = client_.ListFiles(kTiny, "main", patience_, {});
@@ -380,7 +382,8 @@ TEST_F(HubClientTest, RangeOfAFileIsRead) {
             weights_.substr(1000, 500));
   EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 299'990, 500, patience_, {}),
             weights_.substr(299'990));
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 300'000, 500, patience_, {}), "");
+  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 300'000, 500, patience_, {}),
+            "");
   EXPECT_EQ(*client_.ReadRange(kTiny, "main", "config.json", 0, 1 << 20, patience_, {}), "{}");
 }
 

@@ -17,7 +17,8 @@ using std::chrono::seconds;
 using testing::HasSubstr;
 using testing::Not;
 
-const HubSubject kSubject{.endpoint = "https://hub.example", .repo = "acme/tiny", .revision = "main"};
+const HubSubject kSubject{
+    .endpoint = "https://hub.example", .repo = "acme/tiny", .revision = "main"};
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
@@ -72,7 +73,8 @@ TEST(HubErrorTest, MissingWithoutACodeCountsAsAnOutage) {
 }
 
 TEST(HubErrorTest, ServersTextIsMadePrintable) {
-  const HubFailure failure = Refusal(403, {{"X-Error-Message", "a\x1b[31m" + std::string(900, 'x')}});
+  const HubFailure failure =
+      Refusal(403, {{"X-Error-Message", "a\x1b[31m" + std::string(900, 'x')}});
 
   const std::string message(failure.status.message());
   EXPECT_THAT(message, Not(HasSubstr("\x1b")));

@@ -41,16 +41,20 @@ TEST(HubJsonTest, RevisionWithoutACommitIsRefused) {
 TEST(HubJsonTest, LfsFileIsNamedByItsSha256AndHasItsOwnSize) {
   std::vector<RepoFile> files;
 
-  ASSERT_THAT(
-      AppendTreePage(R"([{"type":"directory","path":"d","oid":"x","size":0},
-                         {"type":"file","path":"d/w","size":134,"oid":")" + kOid +
-                         R"(","lfs":{"oid":")" + kSha256 + R"(","size":5000000000},"xetHash":"x"}])",
-                     files),
-      IsOk());
+  ASSERT_THAT(AppendTreePage(R"([{"type":"directory","path":"d","oid":"x","size":0},
+                         {"type":"file","path":"d/w","size":134,"oid":")" +
+                                 kOid + R"(","lfs":{"oid":")" + kSha256 +
+                                 R"(","size":5000000000},"xetHash":"x"}])",
+                             files),
+              IsOk());
 
   ASSERT_EQ(files.size(), 1);
-  EXPECT_EQ(files[0], (RepoFile{.path = "d/w", .size_bytes = 5'000'000'000, .blob = kSha256,
-                                .git_oid = kOid, .lfs = true, .xet_hash = "x"}));
+  EXPECT_EQ(files[0], (RepoFile{.path = "d/w",
+                                .size_bytes = 5'000'000'000,
+                                .blob = kSha256,
+                                .git_oid = kOid,
+                                .lfs = true,
+                                .xet_hash = "x"}));
 }
 
 TEST(HubJsonTest, ListingIsSortedByPath) {
@@ -63,8 +67,8 @@ TEST(HubJsonTest, ListingIsSortedByPath) {
 }
 
 TEST(HubJsonTest, HostilePathsAreRefused) {
-  for (const char* path : {"", "../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "a\\\\b",
-                           "a\\u0000b", "C:x"}) {
+  for (const char* path :
+       {"", "../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "a\\\\b", "a\\u0000b", "C:x"}) {
     EXPECT_THAT(ParsePage("[" + FileEntry(path) + "]"), HasReasonOf(Reason::kInvalidRepository))
         << path;
   }
@@ -76,7 +80,8 @@ TEST(HubJsonTest, HostileEntriesAreRefused) {
       R"([{"type":"file"}])",
       R"([{"type":"file","path":7,"size":1,"oid":")" + kOid + "\"}]",
       R"([{"type":"file","path":"a","size":1,"oid":"../../x"}])",
-      R"([{"type":"file","path":"a","size":1,"oid":")" + kOid + R"(","lfs":{"oid":"/x","size":1}}])",
+      R"([{"type":"file","path":"a","size":1,"oid":")" + kOid +
+          R"(","lfs":{"oid":"/x","size":1}}])",
       R"([{"type":"file","path":"a","size":1,"oid":")" + kOid + R"(","lfs":{}}])",
       "[" + FileEntry("a", "-1") + "]",
       "[" + FileEntry("a", "1e300") + "]",
@@ -103,8 +108,10 @@ TEST(HubJsonTest, NextLinkIsFoundAmongOthers) {
   };
 
   EXPECT_EQ(next({{"Link", "<https://h/a?cursor=1,2>; rel=\"next\""}}), "https://h/a?cursor=1,2");
-  EXPECT_EQ(next({{"link", "<https://h/p>; rel=\"prev\", <https://h/n>; rel=next"}}), "https://h/n");
-  EXPECT_EQ(next({{"Link", "<https://h/x>; rel=\"xet-auth\""}, {"Link", "<n>; rel=\"a next\""}}), "n");
+  EXPECT_EQ(next({{"link", "<https://h/p>; rel=\"prev\", <https://h/n>; rel=next"}}),
+            "https://h/n");
+  EXPECT_EQ(next({{"Link", "<https://h/x>; rel=\"xet-auth\""}, {"Link", "<n>; rel=\"a next\""}}),
+            "n");
   EXPECT_EQ(next({{"Link", "<https://h/x>; title=\"a, b\"; rel=\"next\""}}), "https://h/x");
   EXPECT_EQ(next({{"Link", "<https://h/x>; rel=\"nextone\""}}), std::nullopt);
   EXPECT_EQ(next({{"Link", "<unclosed; rel=next"}}), std::nullopt);

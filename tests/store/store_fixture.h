@@ -22,22 +22,22 @@ class StoreTest : public testing::Test {
   void SetUp() override { ASSERT_THAT(database_.Migrate(), IsOk()); }
 
   Model InsertModel(const std::string& name) {
-    const absl::StatusOr<Model> model = models_.Insert(
-        {.model_name = name, .hf_path = "org/" + name, .cache_path = "/cache"});
+    const absl::StatusOr<Model> model =
+        models_.Insert({.model_name = name, .hf_path = "org/" + name, .cache_path = "/cache"});
     EXPECT_THAT(model, IsOk());
     return model.value_or(Model());
   }
 
   // A PENDING download of `model` on node-a, inserted whatever else is active.
   Operation StartDownload(const Model& model, int32_t priority = 0) {
-    const absl::StatusOr<Operation> started = operations_.Start(
-        {.name = RandomUuid(),
-         .kind = OperationKind::kDownload,
-         .model_id = model.id,
-         .model_name = model.model_name,
-         .node_id = "node-a",
-         .spec = {.priority = priority}},
-        [](const auto&) { return OperationsTable::Decision{.insert = true}; });
+    const absl::StatusOr<Operation> started =
+        operations_.Start({.name = RandomUuid(),
+                           .kind = OperationKind::kDownload,
+                           .model_id = model.id,
+                           .model_name = model.model_name,
+                           .node_id = "node-a",
+                           .spec = {.priority = priority}},
+                          [](const auto&) { return OperationsTable::Decision{.insert = true}; });
     EXPECT_THAT(started, IsOk());
     return started.value_or(Operation());
   }

@@ -64,8 +64,7 @@ void Generation::Append(OutputPiece piece) {
     unread_.text += piece.text;
     unread_.token_ids.insert(unread_.token_ids.end(), piece.token_ids.begin(),
                              piece.token_ids.end());
-    unread_.logprobs.insert(unread_.logprobs.end(),
-                            std::make_move_iterator(piece.logprobs.begin()),
+    unread_.logprobs.insert(unread_.logprobs.end(), std::make_move_iterator(piece.logprobs.begin()),
                             std::make_move_iterator(piece.logprobs.end()));
     unread_.end = std::move(piece.end);
     has_unread_ = true;

@@ -1,5 +1,5 @@
-// One generation between the service that wants it and the step thread that makes it: what is asked,
-// what came out and was not read yet, and how it ended.
+// One generation between the service that wants it and the step thread that makes it: what is
+// asked, what came out and was not read yet, and how it ended.
 #pragma once
 
 #include <chrono>
@@ -37,8 +37,8 @@ struct GenerationUsage {
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;  // the end-of-sequence token included
   int64_t cached_tokens = 0;
-  double queue_seconds = 0;                 // until the first step
-  double time_to_first_token_seconds = 0;   // 0 without a token
+  double queue_seconds = 0;                // until the first step
+  double time_to_first_token_seconds = 0;  // 0 without a token
   double total_seconds = 0;
 };
 
@@ -61,7 +61,7 @@ struct OutputPiece {
 using TokenText = std::function<std::string(std::optional<int64_t> token_id)>;
 
 struct GenerationRequest {
-  std::string method;  // "Generate" or "Chat", for the counters
+  std::string method;           // "Generate" or "Chat", for the counters
   std::vector<int64_t> prompt;  // not empty, every id below the model's vocab_size()
   Sampling sampling;
   std::vector<int64_t> eos_token_ids;
@@ -87,8 +87,8 @@ class Wakeup {
 // Shared by the reader (one thread at a time) and the scheduler. Thread-safe.
 class Generation {
  public:
-  // `on_output` is called when there is something to Take() after a Take() that found nothing (and for the first
-  // piece), from the step thread with no lock held. It must not block.
+  // `on_output` is called when there is something to Take() after a Take() that found nothing (and
+  // for the first piece), from the step thread with no lock held. It must not block.
   Generation(GenerationRequest request, std::function<void()> on_output);
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;

@@ -11,7 +11,8 @@
 namespace modeld {
 namespace {
 
-// SplitMix64's mixing function (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+// SplitMix64's mixing function (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
+// 2014).
 uint64_t Mix(uint64_t x) {
   x += 0x9e3779b97f4a7c15;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
@@ -64,8 +65,9 @@ absl::StatusOr<SampledToken> Sampler::Next(std::span<const float> logits) {
   return out;
 }
 
-// repetition_penalty as in transformers' RepetitionPenaltyLogitsProcessor (Keskar et al., CTRL, 2019);
-// the other two as OpenAI's API documents them: logit -= count * frequency + (count > 0) * presence.
+// repetition_penalty as in transformers' RepetitionPenaltyLogitsProcessor (Keskar et al., CTRL,
+// 2019); the other two as OpenAI's API documents them: logit -= count * frequency + (count > 0) *
+// presence.
 void Sampler::Penalise() {
   const auto repetition = static_cast<float>(sampling_.repetition_penalty);
   for (const auto& [id, count] : counts_) {
@@ -90,7 +92,8 @@ int64_t Sampler::Draw() {
   }
   KeepTopK();
   KeepTopP();
-  // transformers' MinPLogitsWarper: out goes what is below min_p times the likeliest, whose weight is 1.
+  // transformers' MinPLogitsWarper: out goes what is below min_p times the likeliest, whose weight
+  // is 1.
   std::erase_if(candidates_, [this](const Candidate& c) { return c.weight < sampling_.min_p; });
 
   double total = 0;
@@ -114,8 +117,9 @@ void Sampler::KeepTopK() {
   std::erase_if(candidates_, [lowest](const Candidate& c) { return c.weight < lowest; });
 }
 
-// transformers' TopPLogitsWarper: the smallest set of likeliest tokens that has at least top_p of the probability
-// left by top_k, never empty. A heap, since the set is small and the vocabulary is not.
+// transformers' TopPLogitsWarper: the smallest set of likeliest tokens that has at least top_p of
+// the probability left by top_k, never empty. A heap, since the set is small and the vocabulary is
+// not.
 void Sampler::KeepTopP() {
   if (sampling_.top_p >= 1) return;
   const auto likelier = [](const Candidate& a, const Candidate& b) {

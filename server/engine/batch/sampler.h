@@ -46,8 +46,8 @@ class Sampler {
   const Sampling sampling_;
   const uint64_t seed_;
   Counts counts_;
-  uint64_t position_ = 0;            // tokens chosen so far
-  std::vector<float> scores_;        // of the row at hand, penalised
+  uint64_t position_ = 0;      // tokens chosen so far
+  std::vector<float> scores_;  // of the row at hand, penalised
   std::vector<Candidate> candidates_;
 };
 

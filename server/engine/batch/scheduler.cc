@@ -36,7 +36,9 @@ std::string_view FinishLabel(const GenerationEnd& end) {
 }
 
 // libtorch's messages go on with a backtrace.
-std::string FirstLine(std::string_view text) { return std::string(text.substr(0, text.find('\n'))); }
+std::string FirstLine(std::string_view text) {
+  return std::string(text.substr(0, text.find('\n')));
+}
 
 }  // namespace
 
@@ -67,10 +69,10 @@ absl::Status Scheduler::Submit(std::shared_ptr<Generation> generation) {
     if (draining_) return Error(Reason::kModelNotReady, "the model is being unloaded");
     const int64_t waiting = waiting_ + std::ssize(arrivals_);
     if (waiting >= options_.waiting_max) {
-      return Error(Reason::kQueueFull,
-                   absl::StrCat(waiting, " requests wait already, at most ", options_.waiting_max,
-                                " may"),
-                   {{"waiting_requests", std::to_string(waiting)}});
+      return Error(
+          Reason::kQueueFull,
+          absl::StrCat(waiting, " requests wait already, at most ", options_.waiting_max, " may"),
+          {{"waiting_requests", std::to_string(waiting)}});
     }
     arrivals_.push_back(std::move(sequence));
     ++unfinished_;
@@ -176,7 +178,8 @@ void Scheduler::AddRunning(Batch& batch) {
   }
 }
 
-// In order of age; the first that does not fit ends it, so that a long prompt is not overtaken for ever.
+// In order of age; the first that does not fit ends it, so that a long prompt is not overtaken for
+// ever.
 void Scheduler::Admit(Batch& batch) {
   std::vector<Sequence*> waiting;
   int64_t running = 0;
@@ -236,8 +239,8 @@ bool Scheduler::ReserveOrPreempt(Sequence& sequence, int64_t length) {
   return true;
 }
 
-// The youngest of the paused ones, else the youngest. One that is part of the batch already is older
-// than the one that needs room, so it is never that.
+// The youngest of the paused ones, else the youngest. One that is part of the batch already is
+// older than the one that needs room, so it is never that.
 Sequence* Scheduler::PreemptionVictim() const {
   Sequence* youngest = nullptr;
   for (auto it = sequences_.rbegin(); it != sequences_.rend(); ++it) {
@@ -249,9 +252,8 @@ Sequence* Scheduler::PreemptionVictim() const {
 }
 
 bool Scheduler::PreemptPaused() {
-  const auto paused = std::find_if(sequences_.rbegin(), sequences_.rend(), [](const auto& other) {
-    return other->state && other->paused;
-  });
+  const auto paused = std::find_if(sequences_.rbegin(), sequences_.rend(),
+                                   [](const auto& other) { return other->state && other->paused; });
   if (paused == sequences_.rend()) return false;
   Preempt(**paused);
   return true;
@@ -269,12 +271,12 @@ void Scheduler::EndUnfit(Sequence& sequence) {
   memory_changed_ = true;
   absl::Status status;
   if (sequence.generated() == 0) {
-    status = Error(Reason::kContextLengthExceeded,
-                   absl::StrCat("the prompt has ", sequence.tokens().size(),
-                                " tokens; the cache for keys and values holds ",
-                                model_.kv_tokens_total()),
-                   {{"prompt_tokens", std::to_string(sequence.tokens().size())},
-                    {"kv_tokens", std::to_string(model_.kv_tokens_total())}});
+    status = Error(
+        Reason::kContextLengthExceeded,
+        absl::StrCat("the prompt has ", sequence.tokens().size(),
+                     " tokens; the cache for keys and values holds ", model_.kv_tokens_total()),
+        {{"prompt_tokens", std::to_string(sequence.tokens().size())},
+         {"kv_tokens", std::to_string(model_.kv_tokens_total())}});
   }
   Retire(sequence, sequence.Stop(status, FinishReason::kLength, clock_.Steady()));
 }
@@ -354,8 +356,7 @@ void Scheduler::Publish() {
   MutexLock lock(mutex_);
   stats_.active = active;
   waiting_ = std::ssize(sequences_) - active;
-  stats_.kv_used_ratio =
-      total == 0 ? 0 : static_cast<double>(used) / static_cast<double>(total);
+  stats_.kv_used_ratio = total == 0 ? 0 : static_cast<double>(used) / static_cast<double>(total);
 }
 
 // By the machine's clock, which is the one that waits.

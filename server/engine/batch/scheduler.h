@@ -1,4 +1,5 @@
-// Runs all generations of one model on one thread: each step is one forward over those that can go on.
+// Runs all generations of one model on one thread: each step is one forward over those that can go
+// on.
 #pragma once
 
 #include <atomic>
@@ -38,16 +39,16 @@ struct SchedulerStats {
   Histogram inter_token;
 };
 
-// First come, first served, while the model's memory lasts; prompts are read in chunks beside the decoding of
-// others. When memory does not last, readers that are too slow lose their state first and then the youngest
-// does; its tokens are read again later. The oldest always goes on, so there is no deadlock. Cancellation and deadlines
-// take effect, and free the state, within one step.
+// First come, first served, while the model's memory lasts; prompts are read in chunks beside the
+// decoding of others. When memory does not last, readers that are too slow lose their state first
+// and then the youngest does; its tokens are read again later. The oldest always goes on, so there
+// is no deadlock. Cancellation and deadlines take effect, and free the state, within one step.
 // Thread-safe. The destructor ends what runs as CANCELLED.
 class Scheduler {
  public:
   struct Options {
-    int sequences_max = 64;         // in one step
-    int waiting_max = 512;          // Submit() refuses more
+    int sequences_max = 64;            // in one step
+    int waiting_max = 512;             // Submit() refuses more
     int64_t prefill_tokens_max = 512;  // prompt tokens in one step, beside the decoding ones
   };
 
@@ -57,7 +58,8 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // QUEUE_FULL when waiting_max wait; MODEL_NOT_READY after Drain(). The generation ends by itself in every other case.
+  // QUEUE_FULL when waiting_max wait; MODEL_NOT_READY after Drain(). The generation ends by itself
+  // in every other case.
   absl::Status Submit(std::shared_ptr<Generation> generation) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Takes nothing new, waits at most `timeout` for the rest and ends it as CANCELLED. How many that

@@ -45,7 +45,8 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
   if (sampled->logprobs) piece.logprobs = {*std::move(sampled->logprobs)};
   std::optional<FinishReason> finish;
   if (IsEndOfSequence(token_id)) {
-    // The token is the end, not a part of the text, even when the vocabulary does not call it special.
+    // The token is the end, not a part of the text, even when the vocabulary does not call it
+    // special.
     finish = FinishReason::kStop;
   } else {
     piece.text = stop_strings_.Put(generation_->request().token_text(token_id));
@@ -59,7 +60,8 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
 }
 
 GenerationEnd Sequence::Stop(const absl::Status& status, FinishReason reason, Time now) {
-  if (std::string rest = RestOfText(); !rest.empty()) generation_->Append({.text = std::move(rest)});
+  if (std::string rest = RestOfText(); !rest.empty())
+    generation_->Append({.text = std::move(rest)});
   GenerationEnd end = End(reason, now);
   end.status = status;
   return end;
@@ -83,8 +85,8 @@ std::string Sequence::RestOfText() {
 
 bool Sequence::IsEndOfSequence(int64_t token_id) const {
   const GenerationRequest& request = generation_->request();
-  return !request.sampling.ignore_eos && std::ranges::find(request.eos_token_ids, token_id) !=
-                                             request.eos_token_ids.end();
+  return !request.sampling.ignore_eos &&
+         std::ranges::find(request.eos_token_ids, token_id) != request.eos_token_ids.end();
 }
 
 }  // namespace modeld

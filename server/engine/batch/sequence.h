@@ -17,8 +17,8 @@
 
 namespace modeld {
 
-// Belongs to the step thread. With a state it runs; without one it waits, for the first time or again
-// after it gave its state back.
+// Belongs to the step thread. With a state it runs; without one it waits, for the first time or
+// again after it gave its state back.
 class Sequence {
  public:
   using Time = std::chrono::steady_clock::time_point;

@@ -8,9 +8,9 @@
 
 namespace modeld {
 
-// Lets text through up to the first stop string, and holds back what may be the beginning of one. The match that
-// ends first wins, the longest of those that end there: the same one however the text is cut. Pieces
-// are whole UTF-8 characters in and out. One thread at a time.
+// Lets text through up to the first stop string, and holds back what may be the beginning of one.
+// The match that ends first wins, the longest of those that end there: the same one however the
+// text is cut. Pieces are whole UTF-8 characters in and out. One thread at a time.
 class StopStrings {
  public:
   explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {}

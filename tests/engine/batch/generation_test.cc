@@ -1,9 +1,8 @@
-#include "server/engine/batch/request.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "server/engine/batch/histogram.h"
+#include "server/engine/batch/request.h"
 
 namespace modeld {
 namespace {

@@ -66,7 +66,8 @@ TEST(SamplerTest, RepetitionPenaltyDividesPositiveAndMultipliesNegativeLogits) {
   EXPECT_EQ(NextOf(negative, {-1, -1.2F}), 1);
 }
 
-// Token 0: 5.0, then 5.0 - 1.5, then also 1.5 less for the second time it is there: never twice in a row.
+// Token 0: 5.0, then 5.0 - 1.5, then also 1.5 less for the second time it is there: never twice in
+// a row.
 TEST(SamplerTest, FrequencyPenaltyCountsEachTimeInTheAnswer) {
   Sampler sampler({.frequency_penalty = 1.5}, std::vector<int64_t>{0, 0, 0}, 0);
   const std::vector<float> logits = {5, 4, 1};

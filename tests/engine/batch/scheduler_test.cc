@@ -46,8 +46,8 @@ TEST(SchedulerTest, EachOfManyGetsItsOwnAnswerHoweverLongItsPrompt) {
     const GenerationRequest& request = call->generation()->request();
     EXPECT_THAT(answer.end->status, IsOk());
     EXPECT_EQ(answer.end->reason, FinishReason::kLength);
-    EXPECT_THAT(answer.token_ids, ElementsAreArray(TinyLm::Answer(
-                                      request.prompt, request.sampling.max_tokens)));
+    EXPECT_THAT(answer.token_ids,
+                ElementsAreArray(TinyLm::Answer(request.prompt, request.sampling.max_tokens)));
   }
 }
 

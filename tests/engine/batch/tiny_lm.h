@@ -1,6 +1,8 @@
 // A CausalLm whose answers a test can compute itself, and a reader of generations.
 #pragma once
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -11,15 +13,13 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/ATen.h>
-
 #include "server/engine/batch/request.h"
 #include "server/engine/models/model.h"
 
 namespace modeld {
 
-// The likeliest next token follows from all tokens before it, so that a state which lost or mixed up one
-// shows. Memory is a pool of tokens.
+// The likeliest next token follows from all tokens before it, so that a state which lost or mixed
+// up one shows. Memory is a pool of tokens.
 class TinyLm final : public CausalLm {
  public:
   static constexpr int64_t kVocab = 61;
@@ -94,7 +94,8 @@ class TinyLm final : public CausalLm {
 class Call {
  public:
   explicit Call(GenerationRequest request)
-      : generation_(std::make_shared<Generation>(std::move(request), [bell = bell_] { bell->Ring(); })) {}
+      : generation_(
+            std::make_shared<Generation>(std::move(request), [bell = bell_] { bell->Ring(); })) {}
 
   const std::shared_ptr<Generation>& generation() const { return generation_; }
 

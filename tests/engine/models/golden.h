@@ -18,7 +18,7 @@ struct Golden {
   std::vector<std::vector<int64_t>> prompts;
   std::vector<std::vector<int64_t>> greedy;  // float32, after each prompt
   std::vector<at::Tensor> logits;            // float32 [prompt + greedy - 1, vocab]
-  double bf16_mean = 0;  // distance of the reference's own bfloat16 logits
+  double bf16_mean = 0;                      // distance of the reference's own bfloat16 logits
   double bf16_max = 0;
 
   // The prompt and all greedy tokens but the last: what `logits` belongs to.

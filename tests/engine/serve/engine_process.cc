@@ -79,7 +79,8 @@ Finished RunEngineProgram(const std::vector<std::string>& args, const std::strin
   close(in[1]);
   Finished finished;
   char buffer[4096];
-  for (ssize_t n; (n = read(out[0], buffer, sizeof(buffer))) > 0;) finished.output.append(buffer, n);
+  for (ssize_t n; (n = read(out[0], buffer, sizeof(buffer))) > 0;)
+    finished.output.append(buffer, n);
   close(out[0]);
   finished.exit_status = WaitFor(pid);
   return finished;
@@ -100,11 +101,11 @@ EngineProcess::EngineProcess(const std::vector<std::string>& environment) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetMaxReceiveMessageSize(64 << 20);
-  channel_ = grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(),
-                                       arguments);
-  MODELD_CHECK(channel_->WaitForConnected(std::chrono::system_clock::now() +
-                                          std::chrono::seconds(60)),
-               "the engine does not answer");
+  channel_ =
+      grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(), arguments);
+  MODELD_CHECK(
+      channel_->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(60)),
+      "the engine does not answer");
   inference_ = modeld::v1::Inference::NewStub(channel_);
   engine_ = modeld::engine::v1::Engine::NewStub(channel_);
 }

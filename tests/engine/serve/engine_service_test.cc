@@ -114,9 +114,8 @@ TEST(EngineServiceTest, DrainCutsOffARunningAnswerWhichEndsAsCancelled) {
   }
 
   EXPECT_TRUE(stream->Finish().ok());
-  EXPECT_EQ(message.finish_reason(), response.cut_off() == 1
-                                         ? modeld::v1::FINISH_REASON_CANCELLED
-                                         : modeld::v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(message.finish_reason(), response.cut_off() == 1 ? modeld::v1::FINISH_REASON_CANCELLED
+                                                             : modeld::v1::FINISH_REASON_LENGTH);
 }
 
 }  // namespace

@@ -59,9 +59,8 @@ TEST_F(InferenceServiceTest, GreedyTokensAreThoseOfTransformersAllAtOnce) {
   {
     std::vector<std::jthread> threads;
     for (size_t i = 0; i < prompts.size(); ++i) {
-      threads.emplace_back([&, i] {
-        answers[i] = engine_->Generate(Request(prompts[i], std::ssize(expected[i])));
-      });
+      threads.emplace_back(
+          [&, i] { answers[i] = engine_->Generate(Request(prompts[i], std::ssize(expected[i]))); });
     }
   }
 
@@ -116,11 +115,10 @@ TEST_F(InferenceServiceTest, ChatContinuesThePromptOfApplyChatTemplate) {
   ASSERT_TRUE(engine_->inference().ApplyChatTemplate(&context, apply, &prompt).ok());
 
   const EngineProcess::Answer chat_answer = engine_->Chat(chat);
-  const EngineProcess::Answer answer = engine_->Generate(
-      Request({prompt.token_ids().begin(), prompt.token_ids().end()}, 12));
+  const EngineProcess::Answer answer =
+      engine_->Generate(Request({prompt.token_ids().begin(), prompt.token_ids().end()}, 12));
 
-  EXPECT_EQ(prompt.prompt(),
-            "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(prompt.prompt(), "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\n");
   ASSERT_THAT(chat_answer.status, IsOk());
   EXPECT_THAT(chat_answer.all.token_ids(), ElementsAreArray(answer.all.token_ids()));
 }

@@ -40,7 +40,8 @@ TEST(ProgramTest, EndsInOrderOnSigterm) {
   EXPECT_EQ(engine.Wait(), 0);
 }
 
-// Only root may read the file once the process is not dumpable; what root reads has no secret either.
+// Only root may read the file once the process is not dumpable; what root reads has no secret
+// either.
 TEST(ProgramTest, TheEnvironmentOfTheProcessShowsNoSecret) {
   EngineProcess engine({"HF_TOKEN=hf_topsecret", "PGPASSWORD=topsecret",
                         "MODELD_DATABASE_URL=postgresql://u:topsecret@h/d"});
@@ -52,10 +53,9 @@ TEST(ProgramTest, TheEnvironmentOfTheProcessShowsNoSecret) {
 
 TEST(ProgramTest, InspectAnswersFromItsSandbox) {
   const std::string folder = std::string(MODELD_TEST_MODELS) + "/tiny-llama";
-  const nlohmann::json input = {
-      {"trust_remote_code", false},
-      {"files", {{{"path", "model.safetensors"}, {"size_bytes", 1000}}}},
-      {"config", ReadAll(folder + "/config.json")}};
+  const nlohmann::json input = {{"trust_remote_code", false},
+                                {"files", {{{"path", "model.safetensors"}, {"size_bytes", 1000}}}},
+                                {"config", ReadAll(folder + "/config.json")}};
 
   const Finished finished = RunEngineProgram({"inspect"}, input.dump());
 

@@ -12,15 +12,14 @@
 namespace modeld {
 namespace {
 
-// The sandbox is for ever, so each promise is looked at in a process of its own, which exits 0 when it holds.
+// The sandbox is for ever, so each promise is looked at in a process of its own, which exits 0 when
+// it holds.
 class SandboxTest : public ::testing::Test {
  protected:
   SandboxTest() { ::testing::FLAGS_gtest_death_test_style = "threadsafe"; }
 };
 
-bool IsRefused(int family) {
-  return socket(family, SOCK_STREAM, 0) < 0 && errno == EAFNOSUPPORT;
-}
+bool IsRefused(int family) { return socket(family, SOCK_STREAM, 0) < 0 && errno == EAFNOSUPPORT; }
 
 [[noreturn]] void ExitOkIf(bool promise_holds) { _exit(promise_holds ? 0 : 1); }
 

@@ -1,4 +1,5 @@
-// Repositories that tests write: temporary folders, files of the safetensors format, configurations.
+// Repositories that tests write: temporary folders, files of the safetensors format,
+// configurations.
 #pragma once
 
 #include <cstdint>
