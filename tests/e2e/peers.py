@@ -259,7 +259,9 @@ class Daemon:
     def http(self, path):
         return get(f"http://{self.endpoints['http_address']}{path}")
 
-    def _ended(self):
+    def ended(self):
+        """Waits for the end that was asked for; the exit status."""
+        self.process.wait(PATIENCE_SECONDS)
         if self._client:
             self._client.close()
         self._client = None
@@ -268,14 +270,12 @@ class Daemon:
 
     def kill9(self):
         self.process.kill()
-        self.process.wait(30)
-        return self._ended()
+        return self.ended()
 
     def stop(self):
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(PATIENCE_SECONDS)
-        return self._ended()
+        return self.ended()
 
     def close(self):
         if self.process is not None:

@@ -9,7 +9,7 @@ import re
 import signal
 
 import pytest
-from peers import CHUNK_BYTES, PATIENCE_SECONDS, Hub, Refusal, eventually
+from peers import CHUNK_BYTES, Hub, Refusal, eventually
 from test_main_job import size_on_disk
 
 KILLS = 10
@@ -117,7 +117,8 @@ def test_a_stream_ends_with_engine_lost_and_the_model_is_loaded_again(daemon):
         return now and int(now[0]["pid"]) != pid
 
     eventually(another, "another engine is READY")
-    assert daemon.ready("tiny") and daemon.alive()
+    eventually(lambda: daemon.ready("tiny"), "READY again")
+    assert daemon.alive()
     _, last = daemon.generate("tiny", max_tokens=4, ignore_eos=True)
     assert last["finish_reason"] == "FINISH_REASON_LENGTH"
 
@@ -166,7 +167,7 @@ def test_sigterm_lets_a_generation_end_before_the_daemon_does(daemon):
 
     assert rest[-1]["finish_reason"] == "FINISH_REASON_LENGTH"
     assert sum(len(m.get("token_ids", [])) for m in [first, *rest]) == 1500
-    assert daemon.process.wait(PATIENCE_SECONDS) == 0
+    assert daemon.ended() == 0
     daemon.start()
     eventually(lambda: daemon.ready("tiny"), "READY again")
 

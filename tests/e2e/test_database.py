@@ -70,9 +70,7 @@ def test_a_daemon_started_without_its_database_listens_and_becomes_ready_later(
         assert refused_for_the_database(daemon)
         assert daemon.http("/healthz")[0] == 200
         assert daemon.http("/readyz")[0] == 503
-        eventually(
-            lambda: any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in notify.heard()), "EXTEND"
-        )
+        eventually(lambda: any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in notify.heard()), "EXTEND")
         heard = notify.heard()
         assert any(line.startswith("STATUS=waiting for the database") for line in heard)
         assert "READY=1" not in heard

@@ -152,6 +152,8 @@ def test_the_cache_has_the_folders_of_the_pipeline_document(main_job):
 def test_metrics_count_what_was_done(main_job):
     daemon = main_job["daemon"]
     daemon.generate("smol", max_tokens=4, temperature=0)
+    # The engine tells its counts once a second.
+    eventually(lambda: FAMILIES <= metrics_of(daemon).keys(), "every family is there")
     families = metrics_of(daemon)
     assert FAMILIES <= families.keys(), FAMILIES - families.keys()
     assert total(families, "modeld_download_bytes", model="smol") == main_job["bytes"]
