@@ -238,7 +238,9 @@ absl::StatusOr<std::optional<Inspection>> Attempt::Inspect(const Source& source)
         inspection,
         InspectFiles(parts_.engines,
                      {.files = source.wanted, .trust_remote_code = model_.trust_remote_code},
-                     HubReader(parts_.hub, model_.hf_path, commit, {}, stop_.get_token()),
+                     CacheReader(RepoCache(cache_path_, model_.hf_path), source.wanted,
+                                 HubReader(parts_.hub, model_.hf_path, commit, {},
+                                           stop_.get_token())),
                      stop_.get_token()));
   }
   // The row moves to another commit only when that one is here.

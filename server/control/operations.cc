@@ -248,7 +248,9 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
   auto inspection =
       InspectFiles(parts_.engines,
                    {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},
-                   HubReader(parts_.hub, model.hf_path, plan.commit, kPlanPatience, stop), stop);
+                   CacheReader(cache, wanted, HubReader(parts_.hub, model.hf_path, plan.commit,
+                                                        kPlanPatience, stop)),
+                   stop);
   RETURN_IF_ERROR(inspection.status());
   plan.inspection = *std::move(inspection);
   return plan;

@@ -84,6 +84,15 @@ absl::StatusOr<json> ReadHeads(const RangeReader& read, const std::vector<RepoFi
   return heads;
 }
 
+absl::StatusOr<std::string> ReadRangeOfFile(const std::string& full, int64_t offset,
+                                            int64_t length) {
+  ASSIGN_OR_RETURN(const UniqueFd file, OpenFile(full, O_RDONLY));
+  std::string bytes(static_cast<size_t>(length), '\0');
+  ASSIGN_OR_RETURN(const int64_t count, ReadAt(file.get(), std::span<char>(bytes), offset, full));
+  bytes.resize(static_cast<size_t>(count));
+  return bytes;
+}
+
 std::string Dump(const json& input) {
   return input.dump(-1, ' ', false, json::error_handler_t::replace);
 }
@@ -98,15 +107,18 @@ RangeReader HubReader(HubClient& hub, std::string repo, std::string commit,
   };
 }
 
+RangeReader CacheReader(RepoCache cache, std::vector<RepoFile> files, RangeReader rest) {
+  return [cache = std::move(cache), files = std::move(files), rest = std::move(rest)](
+             const std::string& path, int64_t offset, int64_t length) {
+    const RepoFile* file = Find(files, path);
+    if (file == nullptr || !cache.HasBlob(*file)) return rest(path, offset, length);
+    return ReadRangeOfFile(cache.BlobPath(file->blob), offset, length);
+  };
+}
+
 RangeReader FolderReader(std::string folder) {
-  return [folder = std::move(folder)](const std::string& path, int64_t offset,
-                                      int64_t length) -> absl::StatusOr<std::string> {
-    const std::string full = folder + "/" + path;
-    ASSIGN_OR_RETURN(const UniqueFd file, OpenFile(full, O_RDONLY));
-    std::string bytes(static_cast<size_t>(length), '\0');
-    ASSIGN_OR_RETURN(const int64_t count, ReadAt(file.get(), std::span<char>(bytes), offset, full));
-    bytes.resize(static_cast<size_t>(count));
-    return bytes;
+  return [folder = std::move(folder)](const std::string& path, int64_t offset, int64_t length) {
+    return ReadRangeOfFile(folder + "/" + path, offset, length);
   };
 }
 

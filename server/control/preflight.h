@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/cache/repo_cache.h"
 #include "server/core/inspection.h"
 #include "server/core/repo.h"
 #include "server/engines/engines.h"
@@ -22,6 +23,8 @@ using RangeReader = std::function<absl::StatusOr<std::string>(const std::string&
 // Reads at the hub. `hub` outlives it.
 RangeReader HubReader(HubClient& hub, std::string repo, std::string commit,
                       HubClient::Patience patience, std::stop_token stop);
+// Reads the blobs that `cache` has, and what it lacks with `rest`: what is there is not fetched again.
+RangeReader CacheReader(RepoCache cache, std::vector<RepoFile> files, RangeReader rest);
 // Reads below a folder.
 RangeReader FolderReader(std::string folder);
 

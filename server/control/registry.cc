@@ -126,7 +126,9 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
   const auto inspection = InspectFiles(
       parts_.engines,
       {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = false},
-      HubReader(parts_.hub, model.hf_path, *commit, patience(), stop), stop);
+      CacheReader(RepoCache(model.cache_path, model.hf_path), wanted,
+                  HubReader(parts_.hub, model.hf_path, *commit, patience(), stop)),
+      stop);
   // A gated repository lets everybody list it and only some read it.
   if (HasReason(inspection.status(), Reason::kHubAccessDenied)) return inspection.status();
   if (inspection.ok()) {
