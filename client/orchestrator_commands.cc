@@ -136,16 +136,25 @@ absl::Status ServerStatus(const Cli& cli, const Client& client) {
   for (const v1::Model& model : models.models()) {
     ++by_state[EnumWord(v1::ModelState_Name(model.state()), "MODEL_STATE_")];
   }
-  if (!cli.json()) {
-    std::vector<std::string> parts;
-    for (const auto& [state, count] : by_state) {
-      parts.push_back(std::to_string(count) + " " + state);
-    }
-    std::printf("%s: %d models%s%s\n\n", cli.server.c_str(), models.models_size(),
-                parts.empty() ? "" : ": ", absl::StrJoin(parts, ", ").c_str());
+  if (cli.json()) {
+    // One document; what each of these commands prints stands under its name.
+    std::printf("{\"list\": ");
+    PrintJson(models);
+    std::printf(", \"ps\": ");
+    RETURN_IF_ERROR(Instances(cli, client));
+    std::printf(", \"devices\": ");
+    RETURN_IF_ERROR(Devices(cli, client));
+    std::printf("}\n");
+    return absl::OkStatus();
   }
+  std::vector<std::string> parts;
+  for (const auto& [state, count] : by_state) {
+    parts.push_back(std::to_string(count) + " " + state);
+  }
+  std::printf("%s: %d models%s%s\n\n", cli.server.c_str(), models.models_size(),
+              parts.empty() ? "" : ": ", absl::StrJoin(parts, ", ").c_str());
   RETURN_IF_ERROR(Instances(cli, client));
-  if (!cli.json()) std::printf("\n");
+  std::printf("\n");
   return Devices(cli, client);
 }
 
