@@ -236,12 +236,11 @@ absl::StatusOr<std::optional<Inspection>> Attempt::Inspect(const Source& source)
   } else {
     ASSIGN_OR_RETURN(
         inspection,
-        InspectFiles(parts_.engines,
-                     {.files = source.wanted, .trust_remote_code = model_.trust_remote_code},
-                     CacheReader(RepoCache(cache_path_, model_.hf_path), source.wanted,
-                                 HubReader(parts_.hub, model_.hf_path, commit, {},
-                                           stop_.get_token())),
-                     stop_.get_token()));
+        InspectFiles(
+            parts_.engines, {.files = source.wanted, .trust_remote_code = model_.trust_remote_code},
+            CacheReader(RepoCache(cache_path_, model_.hf_path), source.wanted,
+                        HubReader(parts_.hub, model_.hf_path, commit, {}, stop_.get_token())),
+            stop_.get_token()));
   }
   // The row moves to another commit only when that one is here.
   if (model_.commit.empty() || model_.commit == commit) {

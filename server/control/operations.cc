@@ -245,12 +245,12 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
   ASSIGN_OR_RETURN(const int64_t reserved,
                    parts_.tables.reservations.Reserved(options_.node_id, filesystem.id, ""));
   plan.free_after_bytes = filesystem.free_bytes - reserved - plan.fetch_bytes;
-  auto inspection =
-      InspectFiles(parts_.engines,
-                   {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},
-                   CacheReader(cache, wanted, HubReader(parts_.hub, model.hf_path, plan.commit,
-                                                        kPlanPatience, stop)),
-                   stop);
+  auto inspection = InspectFiles(
+      parts_.engines,
+      {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},
+      CacheReader(cache, wanted,
+                  HubReader(parts_.hub, model.hf_path, plan.commit, kPlanPatience, stop)),
+      stop);
   RETURN_IF_ERROR(inspection.status());
   plan.inspection = *std::move(inspection);
   return plan;

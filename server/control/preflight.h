@@ -23,7 +23,8 @@ using RangeReader = std::function<absl::StatusOr<std::string>(const std::string&
 // Reads at the hub. `hub` outlives it.
 RangeReader HubReader(HubClient& hub, std::string repo, std::string commit,
                       HubClient::Patience patience, std::stop_token stop);
-// Reads the blobs that `cache` has, and what it lacks with `rest`: what is there is not fetched again.
+// Reads the blobs that `cache` has, and what it lacks with `rest`: what is there is not fetched
+// again.
 RangeReader CacheReader(RepoCache cache, std::vector<RepoFile> files, RangeReader rest);
 // Reads below a folder.
 RangeReader FolderReader(std::string folder);
