@@ -189,7 +189,7 @@ class Daemon:
         for path in (self.cache, self.custom, self.state, self.folder / "home"):
             path.mkdir(parents=True, exist_ok=True)
         # Socket paths are short, and pytest's folders are not.
-        self._sockets = tempfile.mkdtemp(prefix="modeld-e2e-", dir="/tmp")
+        self.sockets = tempfile.mkdtemp(prefix="modeld-e2e-", dir="/tmp")
         self.config = self.folder / "modeld.toml"
         self.config.write_text(
             "[server]\n"
@@ -205,7 +205,7 @@ class Daemon:
             "[hub]\n"
             f'endpoint = "{hub_url}"\n'
             "[engine]\n"
-            f'socket_dir = "{self._sockets}"\nthreads = 2\n' + settings
+            f'socket_dir = "{self.sockets}"\nthreads = 2\n' + settings
         )
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MODELD_"))}
         keep["HOME"] = str(self.folder / "home")
@@ -280,7 +280,7 @@ class Daemon:
     def close(self):
         if self.process is not None:
             self.kill9()
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
     # What nearly every test does.
 

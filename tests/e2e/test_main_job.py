@@ -125,7 +125,7 @@ def test_the_model_names_paris(main_job):
 
 def test_nothing_is_written_outside_of_the_cache_of_the_row(main_job):
     daemon = main_job["daemon"]
-    own = (daemon.cache, daemon.state, daemon.log_file)
+    own = (daemon.cache, daemon.state, daemon.sockets, daemon.log_file)
     outside = {p for p in main_job["written"] if not any(pathlib.Path(p).is_relative_to(o) for o in own)}
     assert outside == set()
     assert any("/blobs/" in path for path in main_job["written"]), "the download was not seen"
