@@ -6,6 +6,7 @@
 #include <iterator>
 #include <vector>
 
+#include "client/arguments.h"
 #include "client/commands.h"
 #include "client/table.h"
 #include "server/base/status.h"
@@ -109,11 +110,7 @@ void AddRun(CLI::App& app, Cli& cli) {
   auto request = std::make_shared<v1::ChatRequest>();
   auto prompt = std::make_shared<std::string>();
   auto system = std::make_shared<std::string>();
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command->add_option("PROMPT", *prompt, "Ask this once; without it a conversation begins");
   command->add_option("--system", *system, "System message");
   command->add_option_function<std::string>(
@@ -139,11 +136,7 @@ void AddRun(CLI::App& app, Cli& cli) {
 void AddGenerate(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("generate", "Continue a text");
   auto request = std::make_shared<v1::GenerateRequest>();
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command->add_option_function<std::string>(
       "PROMPT", [request](const std::string& v) { request->set_prompt(v); },
       "The text; without it standard input is read");
@@ -163,11 +156,7 @@ void AddGenerate(CLI::App& app, Cli& cli) {
 void AddTokenize(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("tokenize", "Show the tokens of a text");
   auto request = std::make_shared<v1::TokenizeRequest>();
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command
       ->add_option_function<std::string>(
           "TEXT", [request](const std::string& v) { request->set_text(v); }, "The text")
@@ -197,11 +186,7 @@ void AddTokenize(CLI::App& app, Cli& cli) {
 void AddEmbed(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("embed", "Turn texts into vectors (JSON)");
   auto request = std::make_shared<v1::EmbedRequest>();
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command
       ->add_option_function<std::vector<std::string>>(
           "TEXT",

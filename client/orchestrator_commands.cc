@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "client/arguments.h"
 #include "client/commands.h"
 #include "client/table.h"
 #include "server/base/status.h"
@@ -164,11 +165,7 @@ void AddDownload(CLI::App& app, Cli& cli) {
   auto no_wait = std::make_shared<bool>(false);
   auto allow = std::make_shared<std::vector<std::string>>();
   auto ignore = std::make_shared<std::vector<std::string>>();
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command->add_option_function<std::string>(
       "--revision", [request](const std::string& v) { request->set_revision(v); },
       "Branch, tag or commit (the model's)");
@@ -190,11 +187,7 @@ void AddLoad(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("load", "Bring a model into memory; downloads first");
   auto request = std::make_shared<v1::LoadModelRequest>();
   auto no_wait = std::make_shared<bool>(false);
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command->add_option_function<std::string>(
       "--revision", [request](const std::string& v) { request->set_revision(v); },
       "Branch, tag or commit (the model's)");
@@ -221,11 +214,7 @@ void AddUnload(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("unload", "Take a model out of memory");
   auto request = std::make_shared<v1::UnloadModelRequest>();
   auto no_wait = std::make_shared<bool>(false);
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command->add_flag("--no-wait", *no_wait, "Print the operation's name and end");
   command->callback([&cli, request, no_wait] {
     cli.action = [&cli, request, no_wait](Client& client) {

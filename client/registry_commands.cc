@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "client/arguments.h"
 #include "client/commands.h"
 #include "client/table.h"
 #include "server/base/status.h"
@@ -211,11 +212,7 @@ void AddUpdate(CLI::App& app, Cli& cli) {
 void AddDelete(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("delete", "Remove a model's row");
   auto request = std::make_shared<v1::DeleteModelRequest>();
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model")
-      ->required();
+  AddModelArgument(command, request);
   command->add_flag_function(
       "--files", [request](int64_t) { request->set_delete_files(true); }, "Remove its files too");
   command->callback([&cli, request] {
