@@ -11,6 +11,8 @@
 #include "server/core/reason.h"
 #include "server/curl/http_client.h"
 #include "server/download/file_download.h"
+#include "server/download/host_slots.h"
+#include "server/download/rate_limit.h"
 #include "server/download/retry.h"
 
 namespace modeld {
@@ -41,7 +43,9 @@ struct DownloadPool::Rep {
         hub(pool_hub),
         metrics(pool_metrics),
         clock(pool_clock),
-        pauses(pool_clock) {}
+        pauses(pool_clock),
+        limit(pool_clock),
+        connections_max(pool_options.workers) {}
 
   void Work();
   // Answers for files that are stopped while all workers are busy with others.
@@ -56,13 +60,17 @@ struct DownloadPool::Rep {
   Metrics& metrics;
   Clock& clock;
   HostPauses pauses;
+  HostSlots slots;
+  RateLimit limit;
   std::stop_source stop_all;
 
   Mutex mutex;
-  CondVar work;     // waiting grew, or closed
+  CondVar work;     // waiting grew, a connection became free, or closed
   CondVar stopped;  // any_stopped, or closed
   std::set<std::unique_ptr<Job>, FirstServed> waiting ABSL_GUARDED_BY(mutex);
   int64_t next_age ABSL_GUARDED_BY(mutex) = 0;
+  int connections_max ABSL_GUARDED_BY(mutex);
+  int connections ABSL_GUARDED_BY(mutex) = 0;  // at work
   bool any_stopped ABSL_GUARDED_BY(mutex) = false;
   bool closed ABSL_GUARDED_BY(mutex) = false;
 
@@ -71,8 +79,9 @@ struct DownloadPool::Rep {
 
 std::unique_ptr<Job> DownloadPool::Rep::Next() {
   MutexLock lock(mutex);
-  while (waiting.empty() && !closed) work.Wait(mutex);
+  while ((waiting.empty() || connections >= connections_max) && !closed) work.Wait(mutex);
   if (waiting.empty()) return nullptr;
+  ++connections;
   std::unique_ptr<Job> job = std::move(waiting.extract(waiting.begin()).value());
   metrics.download_queue_length.Set(static_cast<double>(waiting.size()));
   return job;
@@ -80,7 +89,12 @@ std::unique_ptr<Job> DownloadPool::Rep::Next() {
 
 void DownloadPool::Rep::Work() {
   HttpClient http;
-  while (std::unique_ptr<Job> job = Next()) Run(*job, http);
+  while (std::unique_ptr<Job> job = Next()) {
+    Run(*job, http);
+    MutexLock lock(mutex);
+    --connections;
+    work.NotifyOne();
+  }
 }
 
 void DownloadPool::Rep::Run(Job& job, HttpClient& http) {
@@ -92,8 +106,8 @@ void DownloadPool::Rep::Run(Job& job, HttpClient& http) {
     const std::stop_callback of_pool(stop_all.get_token(), request_stop);
     if (!stop.stop_requested()) {
       metrics.download_active.Increment();
-      result =
-          DownloadFile(job.file, {hub, http, pauses, metrics, clock, options}, stop.get_token());
+      result = DownloadFile(job.file, {hub, http, pauses, slots, limit, metrics, clock, options},
+                            stop.get_token());
       metrics.download_active.Decrement();
     }
   }
@@ -179,6 +193,15 @@ absl::Status DownloadPool::Submit(FileDownload file, Done done) {
     rep->stopped.NotifyOne();
   }
   return absl::OkStatus();
+}
+
+void DownloadPool::SetLimits(const Limits& limits) {
+  rep_->limit.Set(limits.bytes_per_second);
+  rep_->slots.SetLimit(limits.connections_per_host);
+  MutexLock lock(rep_->mutex);
+  const int workers = rep_->options.workers;
+  rep_->connections_max = limits.connections > 0 ? std::min(limits.connections, workers) : workers;
+  rep_->work.NotifyAll();
 }
 
 Metrics& DownloadPool::metrics() { return rep_->metrics; }

@@ -13,6 +13,7 @@
 #include "server/base/clock.h"
 #include "server/core/operation.h"
 #include "server/core/repo.h"
+#include "server/download/rate_limit.h"
 #include "server/hub/hub_client.h"
 #include "server/metrics/metrics.h"
 
@@ -27,6 +28,7 @@ struct FileDownload {
   std::string commit;
   RepoFile file;
   int32_t priority = 0;
+  std::shared_ptr<RateLimit> limit;  // beside the pool's; null: none
   std::stop_token stop;
   // Bytes of the file that are on disk; fewer than before only when wrong bytes were thrown away.
   // From a worker, no lock held.
@@ -56,6 +58,12 @@ class DownloadPool {
     std::chrono::milliseconds lock_wait_max{
         600'000};  // for another process's flock without progress
   };
+  // What may change while it runs; 0: no limit beyond Options'.
+  struct Limits {
+    int64_t bytes_per_second = 0;  // of all downloads together
+    int connections = 0;           // at work at once
+    int connections_per_host = 0;  // of those, to one origin
+  };
   // Called exactly once for each accepted file, on a worker, with no lock held; OK when the blob is
   // published.
   using Done = std::function<void(const absl::StatusOr<FileResult>&)>;
@@ -67,6 +75,10 @@ class DownloadPool {
 
   // RESOURCE_EXHAUSTED when files_max are waiting; `done` is then never called.
   absl::Status Submit(FileDownload file, Done done);
+
+  // In force for all downloads, also for those that run: bytes within 100 ms, connections as they
+  // become free.
+  void SetLimits(const Limits& limits);
 
   // What the pool was made with.
   Metrics& metrics();

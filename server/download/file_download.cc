@@ -283,7 +283,7 @@ absl::Status Download::Locate() {
 BodyResult Download::FetchOnce() {
   const absl::StatusOr<std::string> origin = UrlOrigin(url_);
   if (!origin.ok()) return {.verdict = BodyVerdict::kFailed, .status = origin.status()};
-  if (!tools_.pauses.Wait(*origin, stop_)) {
+  if (!tools_.pauses.Wait(*origin, stop_) || !tools_.slots.Take(*origin, stop_)) {
     return {.verdict = BodyVerdict::kFailed, .status = Cancelled()};
   }
   BodyRequest request;
@@ -294,8 +294,13 @@ BodyResult Download::FetchOnce() {
   request.connect_timeout = tools_.hub.options().connect_timeout;
   request.stall_timeout = tools_.options.stall_timeout;
   request.without_range = bad_ranges_ >= kBadRangesMax;
-  BodyResult result =
-      FetchBody(tools_.http, request, *part_, [this](int64_t n) { CountWire(n); }, stop_);
+  const auto on_bytes = [this](int64_t n) {
+    CountWire(n);
+    // A stop ends the transfer by itself.
+    if (tools_.limit.Wait(n, stop_) && job_.limit != nullptr) job_.limit->Wait(n, stop_);
+  };
+  BodyResult result = FetchBody(tools_.http, request, *part_, on_bytes, stop_);
+  tools_.slots.Release(*origin);
   CountWire(0);  // while url_ still names the host
   return result;
 }

@@ -10,6 +10,8 @@
 #include "server/base/clock.h"
 #include "server/curl/http_client.h"
 #include "server/download/download_pool.h"
+#include "server/download/host_slots.h"
+#include "server/download/rate_limit.h"
 #include "server/download/retry.h"
 #include "server/hub/hub_client.h"
 #include "server/metrics/metrics.h"
@@ -21,6 +23,8 @@ struct DownloadTools {
   HubClient& hub;
   HttpClient& http;  // of this worker alone
   HostPauses& pauses;
+  HostSlots& slots;
+  RateLimit& limit;  // of all downloads
   Metrics& metrics;
   Clock& clock;
   const DownloadPool::Options& options;

@@ -143,6 +143,7 @@ absl::Status Snapshot::Submit(const Indexes& indexes, std::latch& settled) {
   job.commit = request_.listing.commit;
   job.file = files_[indexes.front()];
   job.priority = request_.priority;
+  job.limit = request_.limit;
   job.stop = stop_.get_token();
   job.on_progress = [this, index = indexes.front()](int64_t bytes_done, FileState state) {
     progress_.Update(index, bytes_done, state);

@@ -16,6 +16,7 @@
 #include "server/core/operation.h"
 #include "server/core/repo.h"
 #include "server/download/download_pool.h"
+#include "server/download/rate_limit.h"
 #include "server/hub/hub_client.h"
 
 namespace modeld {
@@ -29,6 +30,7 @@ struct SnapshotRequest {
   RepoListing listing;   // at the pinned commit, whole
   FileFilter filter;     // which of its files are wanted
   int32_t priority = 0;  // higher first
+  std::shared_ptr<RateLimit> limit;  // of this download alone, beside the pool's; null: none
 };
 
 struct SnapshotResult {

@@ -146,6 +146,53 @@ TEST_F(DownloadPoolTest, TheEndOfThePoolStopsWhatRuns) {
   EXPECT_THAT(outcome, StatusIs(absl::StatusCode::kCancelled));
 }
 
+TEST_F(DownloadPoolTest, ALimitHoldsForAllFilesTogetherAndCanBeLifted) {
+  for (int i = 0; i < 4; ++i) {
+    hub_.AddFile(kRepo, "shard-" + std::to_string(i) + ".safetensors", TestBytes(1'000'000, i));
+  }
+  Downloader downloader(hub_);
+  downloader.pool.SetLimits({.bytes_per_second = 4'000'000});
+  const SnapshotRequest request = downloader.Request(cache_);
+
+  const auto begin = Clock::Real().Steady();
+  ASSERT_THAT(DownloadSnapshot(request, downloader.pool, {}, {}, {}), IsOk());
+  const auto limited = Clock::Real().Steady() - begin;
+
+  EXPECT_GE(limited, std::chrono::milliseconds(880));
+  ExpectComplete(request.listing);
+}
+
+TEST_F(DownloadPoolTest, ADownloadHasALimitOfItsOwn) {
+  hub_.AddFile(kRepo, "model.safetensors", TestBytes(1'500'000, 1));
+  Downloader downloader(hub_);
+  SnapshotRequest request = downloader.Request(cache_);
+  request.limit = std::make_shared<RateLimit>();
+  request.limit->Set(2'500'000);
+
+  const auto begin = Clock::Real().Steady();
+  ASSERT_THAT(DownloadSnapshot(request, downloader.pool, {}, {}, {}), IsOk());
+
+  EXPECT_GE(Clock::Real().Steady() - begin, std::chrono::milliseconds(490));
+}
+
+// Each file waits for a slot of its host, and all get one.
+TEST_F(DownloadPoolTest, AHostHasNoMoreConnectionsThanItMay) {
+  for (int i = 0; i < 6; ++i) {
+    hub_.AddFile(kRepo, "shard-" + std::to_string(i) + ".safetensors", TestBytes(300'000, i));
+  }
+  hub_.AddFault(R"({"kind":"drip","on":"cdn","bytes_per_s":1500000})");
+  Downloader downloader(hub_);
+  downloader.pool.SetLimits({.connections_per_host = 1});
+  const SnapshotRequest request = downloader.Request(cache_);
+
+  const auto begin = Clock::Real().Steady();
+  ASSERT_THAT(DownloadSnapshot(request, downloader.pool, {}, {}, {}), IsOk());
+
+  // One after the other: six times 0.2 s; with three at once it would be a third of that.
+  EXPECT_GE(Clock::Real().Steady() - begin, std::chrono::milliseconds(900));
+  ExpectComplete(request.listing);
+}
+
 // Real time, but for the first sleep: then the download waits for the lock, and says so.
 class LockWatchingClock final : public Clock {
  public:
