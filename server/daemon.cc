@@ -206,9 +206,9 @@ void Daemon::Rep::LookAround() {
   const std::vector<Instance> instances = engines.List();
   const auto ready = std::ranges::count_if(
       instances, [](const Instance& instance) { return instance.state == InstanceState::kReady; });
-  NotifyStatus(std::to_string(ready) + " models loaded, " +
+  NotifyStatus("models ready: " + std::to_string(ready) + ", files in flight: " +
                std::to_string(static_cast<int64_t>(metrics.download_active.Value())) +
-               " files in flight" + (database.up() ? "" : "; the database is away"));
+               (database.up() ? "" : "; the database is away"));
 }
 
 Daemon::Daemon(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}

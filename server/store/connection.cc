@@ -80,6 +80,7 @@ absl::Status DatabaseUnavailable(std::string_view message,
                                  const std::vector<ConnectionParameter>& parameters) {
   std::string text(message);
   while (!text.empty() && text.back() == '\n') text.pop_back();
+  ReplaceAll(text, "\n\t", " ");  // a hint that libpq goes on with
   ReplaceAll(text, "\n", "; ");
   for (const auto& [keyword, value] : parameters) {
     if ((keyword == "password" || keyword == "sslpassword") && !value.empty()) {
