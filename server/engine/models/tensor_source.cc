@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <span>
 
 #include "server/base/status.h"
 
@@ -35,6 +36,21 @@ at::Tensor Mapped(const WeightSet::Tensor& tensor) {
       data, tensor.stored->shape, [file = tensor.file](void*) {}, at::TensorOptions().dtype(dtype));
 }
 
+// An F8_E4M3 tensor times its scale, a piece at a time so that little is there in float32.
+at::Tensor Dequantized(const WeightSet::Tensor& tensor, at::ScalarType dtype) {
+  at::Tensor whole = at::empty(tensor.stored->shape, dtype);
+  const int64_t columns = tensor.scale->layout.columns;
+  const at::Tensor matrix = whole.view({-1, columns});
+  const int64_t piece_rows = std::max<int64_t>(1, kPieceBytes / 4 / columns);
+  for (int64_t row = 0; row < matrix.size(0); row += piece_rows) {
+    at::Tensor piece = at::empty({std::min(piece_rows, matrix.size(0) - row), columns}, at::kFloat);
+    DequantizeFp8(tensor.data, *tensor.scale, row,
+                  std::span(piece.data_ptr<float>(), static_cast<size_t>(piece.numel())));
+    matrix.narrow(0, row, piece.size(0)).copy_(piece);
+  }
+  return whole;
+}
+
 // Brings the pages into memory, so that the first request does not wait for the disk.
 void Touch(const std::byte* data, int64_t bytes) {
   // Volatile, so that the reads are not dropped.
@@ -56,7 +72,8 @@ TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype, at::D
       done += piece;
       progress(done);
     }
-    tensors_.emplace(name, Mapped(tensor).to(device, dtype));
+    const at::Tensor whole = tensor.scale == nullptr ? Mapped(tensor) : Dequantized(tensor, dtype);
+    tensors_.emplace(name, whole.to(device, dtype));
   }
 }
 

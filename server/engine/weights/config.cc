@@ -13,7 +13,9 @@ namespace modeld {
 namespace {
 
 constexpr char kFile[] = "config.json";
+constexpr char kFp8Method[] = "fp8";
 constexpr Range<int64_t> kTokenIds{0, INT32_MAX};
+constexpr Range<int64_t> kBlockSizes{1, 1 << 20};
 
 // "modeling_x.py" of "owner/repo--modeling_x.ClassName".
 std::string PythonFile(std::string name) {
@@ -58,6 +60,18 @@ absl::StatusOr<ConfigHeader> HeaderOf(const nlohmann::json& config) {
   return header;
 }
 
+Fp8Config ReadFp8(ConfigReader& reader) {
+  ConfigReader quantization(reader.ObjectAt("quantization_config"), "quantization_config");
+  const std::vector<int64_t> block = quantization.IntsOf("weight_block_size", kBlockSizes);
+  if (!block.empty() && block.size() != 2) {
+    quantization.Refuse("weight_block_size", absl::StrCat("of ", block.size(), " numbers"),
+                        "must have two");
+  }
+  reader.Fail(quantization.status());
+  if (block.size() != 2) return {};
+  return {.block_rows = block[0], .block_columns = block[1]};
+}
+
 }  // namespace
 
 absl::StatusOr<ConfigHeader> ReadConfigHeader(std::string_view config_json) {
@@ -78,7 +92,7 @@ absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view confi
                  absl::StrFormat("architecture %s is not supported (%s is)", header.architecture,
                                  std::string(architecture->class_name)));
   }
-  if (!header.quantization_method.empty()) {
+  if (!header.quantization_method.empty() && header.quantization_method != kFp8Method) {
     return Error(Reason::kUnsupportedWeights,
                  absl::StrFormat("config.json: weights quantized by %s are not supported",
                                  header.quantization_method));
@@ -88,6 +102,9 @@ absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view confi
   config.architecture = header.architecture;
   ConfigReader reader(json, kFile);
   architecture->read(reader, config);
+  if (header.quantization_method == kFp8Method) {
+    config.fp8 = ReadFp8(reader);
+  }
   config.eos_token_ids = reader.IntsOf("eos_token_id", kTokenIds);
   RETURN_IF_ERROR(reader.status());
   return config;

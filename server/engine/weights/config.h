@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,13 @@ struct RopeConfig {
   double low_frequency_factor = 1;   // kLlama3
   double high_frequency_factor = 4;  // kLlama3
   int64_t original_context = 8192;   // kLlama3; tokens
+};
+
+// Weights in eight bits, E4M3, with scales beside them.
+struct Fp8Config {
+  // The block of a matrix that one scale stands for; 0: the whole tensor or a row.
+  int64_t block_rows = 0;
+  int64_t block_columns = 0;
 };
 
 // A decoder with attention and a gated feed-forward network. Every number is within the limits that
@@ -43,6 +51,7 @@ struct ArchitectureConfig {
   bool mlp_bias = false;
   bool qk_norm = false;  // RMS norm of each head of queries and keys, before rope
   std::vector<int64_t> eos_token_ids;
+  std::optional<Fp8Config> fp8;  // quantization_config says so
 };
 
 // What is to be known of a config.json before its architecture is.

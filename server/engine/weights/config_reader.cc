@@ -12,6 +12,8 @@ namespace modeld {
 namespace {
 
 constexpr int kDepthMax = 64;
+// An index of 100,000 tensors has as many; parsed, a value takes up to 200 bytes.
+constexpr int64_t kValuesMax = 2 << 20;
 constexpr size_t kShownValueBytes = 80;
 
 std::string Shown(const nlohmann::json& value) {
@@ -123,12 +125,17 @@ void ConfigReader::Fail(absl::Status error) {
 
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, std::string_view file) {
   bool too_deep = false;
-  const auto watch_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+  int64_t values = 0;
+  const auto watch = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
     too_deep = too_deep || depth > kDepthMax;
-    return !too_deep;
+    return !too_deep && ++values <= kValuesMax;
   };
   try {
-    nlohmann::json value = nlohmann::json::parse(text, watch_depth);
+    nlohmann::json value = nlohmann::json::parse(text, watch);
+    if (values > kValuesMax) {
+      return Error(Reason::kInvalidRepository,
+                   absl::StrFormat("%s has more than %d values", file, kValuesMax));
+    }
     if (too_deep) {
       return Error(Reason::kInvalidRepository,
                    absl::StrFormat("%s is nested deeper than %d", file, kDepthMax));

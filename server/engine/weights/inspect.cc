@@ -62,7 +62,8 @@ absl::StatusOr<std::vector<std::string>> WeightFilesOf(const InspectedRepository
   if (repository.files.empty()) {
     // No listing: go by what was sent.
     if (repository.index_json) {
-      ASSIGN_OR_RETURN(const WeightIndex index, ParseWeightIndex(*repository.index_json));
+      ASSIGN_OR_RETURN(const WeightIndex index,
+                       ParseWeightIndex(*repository.index_json, kWeightIndexFile));
       return index.files();
     }
     std::vector<std::string> names;
@@ -73,13 +74,18 @@ absl::StatusOr<std::vector<std::string>> WeightFilesOf(const InspectedRepository
   listing.has_file = [&](const std::string& name) { return repository.files.contains(name); };
   listing.index_json = repository.index_json;
   std::vector<std::string> shards;
+  std::vector<std::string> torch_shards;
   for (const auto& [name, bytes] : repository.files) {
     if (IsOtherWeightFormat(name)) listing.other_formats.push_back(name);
     if (name.starts_with("model-") && name.ends_with(".safetensors")) shards.push_back(name);
+    if (name.starts_with("pytorch_model-") && name.ends_with(".bin")) torch_shards.push_back(name);
   }
-  const bool index_not_sent = !listing.has_file(kSingleWeightFile) &&
-                              listing.has_file(kWeightIndexFile) && !repository.index_json;
-  if (index_not_sent) return shards;
+  if (repository.index_json || listing.has_file(kSingleWeightFile)) {
+    return ChooseWeightFiles(listing);
+  }
+  // Without the text of an index the files' names must do.
+  if (listing.has_file(kWeightIndexFile)) return shards;
+  if (listing.has_file(kTorchIndexFile) && !listing.has_file(kSingleTorchFile)) return torch_shards;
   return ChooseWeightFiles(listing);
 }
 
@@ -93,8 +99,7 @@ absl::Status CheckHeaders(const InspectedRepository& repository, const Architect
     const auto listed = repository.files.find(name);
     std::optional<int64_t> bytes;
     if (listed != repository.files.end() && listed->second >= 0) bytes = listed->second;
-    ASSIGN_OR_RETURN(const SafetensorsHeader header,
-                     ParseSafetensorsHeader(head->second, name, bytes));
+    ASSIGN_OR_RETURN(const TensorTable header, ParseSafetensorsHeader(head->second, name, bytes));
     RETURN_IF_ERROR(AddTensors(name, header, located));
   }
   if (inspection.weight_files.empty()) return absl::OkStatus();

@@ -1,20 +1,15 @@
 #include "server/engine/weights/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
-#include "server/base/file.h"
 #include "server/base/status.h"
 #include "server/core/reason.h"
 
@@ -27,6 +22,8 @@ constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kHeaderBytesMax = 100'000'000;  // the reference implementation's limit
 constexpr size_t kDimensionsMax = 16;
 constexpr int kDepthMax = 3;  // header, tensor, shape
+// A header of 100,000 tensors has a million; parsed, a value takes up to 100 bytes.
+constexpr int64_t kValuesMax = 4 << 20;
 
 struct DtypeSize {
   std::string_view name;
@@ -66,6 +63,9 @@ class KeyWatch {
  public:
   bool operator()(int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > kDepthMax) throw HostileHeader("the header is nested too deeply");
+    if (++values_ > kValuesMax) {
+      throw HostileHeader(absl::StrFormat("the header has more than %d values", kValuesMax));
+    }
     if (event == Json::parse_event_t::object_start) {
       keys_.resize(depth + 1);
       keys_.back().clear();
@@ -84,6 +84,7 @@ class KeyWatch {
 
  private:
   std::vector<std::set<std::string>> keys_;  // of the objects around the current place
+  int64_t values_ = 0;
 };
 
 absl::StatusOr<Json> ParseHeaderJson(std::string_view text, std::string_view file) {
@@ -117,9 +118,8 @@ absl::StatusOr<StoredTensor> ReadTensor(std::string_view file, const std::string
   }
   StoredTensor tensor;
   tensor.dtype = dtype->get<std::string>();
-  const auto* size = std::find_if(kDtypes.begin(), kDtypes.end(),
-                                  [&](const DtypeSize& d) { return d.name == tensor.dtype; });
-  if (size == kDtypes.end()) {
+  const std::optional<int64_t> element_bytes = ElementBytes(tensor.dtype);
+  if (!element_bytes) {
     return Error(Reason::kUnsupportedWeights,
                  absl::StrFormat("%s: tensor \"%s\" has the unknown dtype \"%s\"", file, name,
                                  tensor.dtype));
@@ -129,7 +129,7 @@ absl::StatusOr<StoredTensor> ReadTensor(std::string_view file, const std::string
                          absl::StrFormat("has %d dimensions, at most %d are allowed", shape->size(),
                                          kDimensionsMax));
   }
-  int64_t bytes = size->bytes;
+  int64_t bytes = *element_bytes;
   for (const Json& dimension : *shape) {
     const auto length = Size(dimension);
     if (!length || __builtin_mul_overflow(bytes, *length, &bytes)) {
@@ -156,7 +156,7 @@ absl::StatusOr<StoredTensor> ReadTensor(std::string_view file, const std::string
 }
 
 // Tensors must fill the data part exactly: each byte belongs to one of them.
-absl::Status CheckLayout(std::string_view file, const SafetensorsHeader& header) {
+absl::Status CheckLayout(std::string_view file, const TensorTable& header) {
   using Entry = std::pair<const std::string, StoredTensor>;
   std::vector<const Entry*> by_offset;
   by_offset.reserve(header.tensors.size());
@@ -190,9 +190,15 @@ absl::Status CheckLayout(std::string_view file, const SafetensorsHeader& header)
 
 }  // namespace
 
-absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view head,
-                                                         std::string_view file,
-                                                         std::optional<int64_t> file_bytes) {
+std::optional<int64_t> ElementBytes(std::string_view dtype) {
+  const auto* size = std::find_if(kDtypes.begin(), kDtypes.end(),
+                                  [&](const DtypeSize& d) { return d.name == dtype; });
+  if (size == kDtypes.end()) return std::nullopt;
+  return size->bytes;
+}
+
+absl::StatusOr<TensorTable> ParseSafetensorsHeader(std::string_view head, std::string_view file,
+                                                   std::optional<int64_t> file_bytes) {
   const auto head_bytes = static_cast<int64_t>(head.size());
   if (head_bytes < kLengthBytes) {
     return Invalid(file,
@@ -213,7 +219,7 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view head,
                                          data_offset, available));
   }
   ASSIGN_OR_RETURN(const Json json, ParseHeaderJson(head.substr(kLengthBytes, header_bytes), file));
-  SafetensorsHeader header;
+  TensorTable header;
   header.data_offset = data_offset;
   for (const auto& [name, entry] : json.items()) {
     if (name == "__metadata__") continue;  // free text of the writer
@@ -224,28 +230,6 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view head,
   if (file_bytes) header.data_bytes = *file_bytes - data_offset;
   RETURN_IF_ERROR(CheckLayout(file, header));
   return header;
-}
-
-absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path,
-                                                                       const std::string& name) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path, O_RDONLY));
-  struct stat status = {};
-  if (fstat(fd.get(), &status) != 0) return FileError(errno, "stat", path);
-  if (!S_ISREG(status.st_mode)) return Invalid(name, "is not a regular file");
-  if (status.st_size == 0) return Invalid(name, "is empty");
-  const auto bytes = static_cast<size_t>(status.st_size);
-  void* map = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-  if (map == MAP_FAILED) return FileError(errno, "map", path);
-  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(map, bytes));
-  ASSIGN_OR_RETURN(file->header_, ParseSafetensorsHeader({static_cast<const char*>(map), bytes},
-                                                         name, static_cast<int64_t>(bytes)));
-  return file;
-}
-
-SafetensorsFile::~SafetensorsFile() { munmap(map_, bytes_); }
-
-const std::byte* SafetensorsFile::data(const StoredTensor& tensor) const {
-  return static_cast<const std::byte*>(map_) + header_.data_offset + tensor.begin;
 }
 
 }  // namespace modeld

@@ -12,15 +12,16 @@
 #include "server/base/status.h"
 #include "server/core/reason.h"
 #include "server/engine/weights/config_reader.h"
+#include "server/engine/weights/fp8.h"
 
 namespace modeld {
 namespace {
 
 constexpr size_t kNamesShownMax = 8;
 
-bool IsPlainWeightPath(const std::string& path) {
+bool IsPlainWeightPath(const std::string& path, std::string_view ending) {
   if (path.empty() || path.size() > 255 || path.front() == '/') return false;
-  if (!path.ends_with(".safetensors")) return false;
+  if (!path.ends_with(ending)) return false;
   if (path.find('\0') != std::string::npos || path.find('\\') != std::string::npos) return false;
   for (size_t begin = 0; begin <= path.size();) {
     const size_t end = std::min(path.find('/', begin), path.size());
@@ -44,11 +45,49 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 }
 
 bool IsIgnoredByReference(const ArchitectureConfig& config, std::string_view name) {
+  // How activations would be quantized; they are not.
+  if (config.fp8 && (name.ends_with(".activation_scale") || name.ends_with(".input_scale"))) {
+    return true;
+  }
   return name.ends_with("rotary_emb.inv_freq") ||
          (config.tie_word_embeddings && name == "lm_head.weight");
 }
 
+// The files of an index; they must be there.
+absl::StatusOr<std::vector<std::string>> FilesOfIndex(std::string_view index_json,
+                                                      std::string_view index_file,
+                                                      const WeightListing& listing) {
+  ASSIGN_OR_RETURN(const WeightIndex index, ParseWeightIndex(index_json, index_file));
+  std::vector<std::string> missing;
+  for (const std::string& file : index.files()) {
+    if (!listing.has_file(file)) missing.push_back(file);
+  }
+  if (missing.empty()) return index.files();
+  return Error(Reason::kInvalidRepository,
+               absl::StrFormat("%s names %d files that the repository does not have: %s",
+                               index_file, missing.size(), Listed(missing)));
+}
+
 bool IsFloat(std::string_view dtype) { return dtype == "F32" || dtype == "F16" || dtype == "BF16"; }
+
+// What is wrong with the scale of an F8_E4M3 tensor, or an empty text.
+absl::StatusOr<std::string> ScaleProblem(const TensorShape& tensor, const TensorMap& found,
+                                         const Fp8Config& config) {
+  const std::string name = Fp8ScaleName(tensor.name);
+  const auto scale = found.find(name);
+  if (scale == found.end()) return absl::StrCat(name, " is missing");
+  const StoredTensor& stored = scale->second.tensor;
+  if (!IsFloat(stored.dtype)) {
+    return Error(Reason::kUnsupportedWeights,
+                 absl::StrFormat("%s: the scale \"%s\" has the dtype %s; F32, F16 and BF16 are "
+                                 "supported",
+                                 scale->second.file, name, stored.dtype));
+  }
+  if (Fp8LayoutOf(tensor.shape, stored.shape, config)) return std::string();
+  return absl::StrFormat("%s is %s, which fits no %s in blocks of %d x %d", name,
+                         ShapeText(stored.shape), ShapeText(tensor.shape), config.block_rows,
+                         config.block_columns);
+}
 
 }  // namespace
 
@@ -58,20 +97,22 @@ std::vector<std::string> WeightIndex::files() const {
   return {names.begin(), names.end()};
 }
 
-absl::StatusOr<WeightIndex> ParseWeightIndex(std::string_view index_json) {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJsonObject(index_json, kWeightIndexFile));
+absl::StatusOr<WeightIndex> ParseWeightIndex(std::string_view index_json,
+                                             std::string_view index_file) {
+  const std::string_view ending = index_file == kTorchIndexFile ? ".bin" : ".safetensors";
+  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJsonObject(index_json, index_file));
   const auto map = json.find("weight_map");
   if (map == json.end() || !map->is_object() || map->empty()) {
     return Error(Reason::kInvalidRepository,
-                 absl::StrCat(kWeightIndexFile, ": weight_map is missing or empty"));
+                 absl::StrFormat("%s: weight_map is missing or empty", index_file));
   }
   WeightIndex index;
   for (const auto& [tensor, file] : map->items()) {
-    if (!file.is_string() || !IsPlainWeightPath(file.get<std::string>())) {
+    if (!file.is_string() || !IsPlainWeightPath(file.get<std::string>(), ending)) {
       return Error(Reason::kInvalidRepository,
-                   absl::StrFormat("%s: tensor \"%s\" lies in %s, which is no .safetensors file of "
-                                   "the repository",
-                                   kWeightIndexFile, tensor, file.dump()));
+                   absl::StrFormat("%s: tensor \"%s\" lies in %s, which is no %s file of the "
+                                   "repository",
+                                   index_file, tensor, file.dump(), ending));
     }
     index.file_of_tensor.emplace(tensor, file.get<std::string>());
   }
@@ -89,32 +130,26 @@ bool IsOtherWeightFormat(std::string_view path) {
 
 absl::StatusOr<std::vector<std::string>> ChooseWeightFiles(const WeightListing& listing) {
   if (listing.has_file(kSingleWeightFile)) return std::vector<std::string>{kSingleWeightFile};
-  if (listing.index_json) {
-    ASSIGN_OR_RETURN(const WeightIndex index, ParseWeightIndex(*listing.index_json));
-    std::vector<std::string> missing;
-    for (const std::string& file : index.files()) {
-      if (!listing.has_file(file)) missing.push_back(file);
-    }
-    if (!missing.empty()) {
-      return Error(Reason::kInvalidRepository,
-                   absl::StrFormat("%s names %d files that the repository does not have: %s",
-                                   kWeightIndexFile, missing.size(), Listed(missing)));
-    }
-    return index.files();
+  if (listing.index_json) return FilesOfIndex(*listing.index_json, kWeightIndexFile, listing);
+  if (listing.has_file(kSingleTorchFile)) return std::vector<std::string>{kSingleTorchFile};
+  if (listing.torch_index_json) {
+    return FilesOfIndex(*listing.torch_index_json, kTorchIndexFile, listing);
   }
   if (!listing.other_formats.empty()) {
     return Error(
         Reason::kUnsupportedWeights,
-        absl::StrFormat("the weights are only there as %s; %s or its sharded form is needed",
-                        Listed(listing.other_formats), kSingleWeightFile));
+        absl::StrFormat("the weights are only there as %s; %s, %s or the sharded form of "
+                        "one is needed",
+                        Listed(listing.other_formats), kSingleWeightFile, kSingleTorchFile));
   }
-  return Error(Reason::kInvalidRepository,
-               absl::StrFormat("the repository has no weights: neither %s nor %s",
-                               kSingleWeightFile, kWeightIndexFile));
+  return Error(
+      Reason::kInvalidRepository,
+      absl::StrFormat("the repository has no weights: neither %s nor %s, %s or %s",
+                      kSingleWeightFile, kWeightIndexFile, kSingleTorchFile, kTorchIndexFile));
 }
 
-absl::Status AddTensors(const std::string& file, const SafetensorsHeader& header, TensorMap& all) {
-  for (const auto& [name, tensor] : header.tensors) {
+absl::Status AddTensors(const std::string& file, const TensorTable& table, TensorMap& all) {
+  for (const auto& [name, tensor] : table.tensors) {
     const auto [at, is_new] = all.emplace(name, LocatedTensor{file, tensor});
     if (!is_new) {
       return Error(Reason::kInvalidRepository, absl::StrFormat("tensor \"%s\" is in %s and in %s",
@@ -131,6 +166,7 @@ absl::Status CheckTensors(const ArchitectureConfig& config, TensorMap& found) {
   MODELD_CHECK(architecture != nullptr, "a configuration of no architecture");
   std::vector<std::string> missing;
   std::vector<std::string> misshapen;
+  std::vector<std::string> bad_scales;
   std::set<std::string> known;
   for (const TensorShape& expected : architecture->tensors(config)) {
     known.insert(expected.name);
@@ -141,11 +177,15 @@ absl::Status CheckTensors(const ArchitectureConfig& config, TensorMap& found) {
       misshapen.push_back(absl::StrFormat("%s is %s instead of %s", expected.name,
                                           ShapeText(at->second.tensor.shape),
                                           ShapeText(expected.shape)));
+    } else if (at->second.tensor.dtype == kFp8 && config.fp8) {
+      known.insert(Fp8ScaleName(expected.name));
+      ASSIGN_OR_RETURN(const std::string problem, ScaleProblem(expected, found, *config.fp8));
+      if (!problem.empty()) bad_scales.push_back(problem);
     } else if (!IsFloat(at->second.tensor.dtype)) {
       return Error(Reason::kUnsupportedWeights,
-                   absl::StrFormat("%s: tensor \"%s\" has the dtype %s; F32, F16 and BF16 are "
-                                   "supported",
-                                   at->second.file, expected.name, at->second.tensor.dtype));
+                   absl::StrFormat("%s: tensor \"%s\" has the dtype %s; F32, F16, BF16 and, where "
+                                   "config.json says fp8, %s are supported",
+                                   at->second.file, expected.name, at->second.tensor.dtype, kFp8));
     }
   }
   std::vector<std::string> unknown;
@@ -160,6 +200,7 @@ absl::Status CheckTensors(const ArchitectureConfig& config, TensorMap& found) {
   report("missing", missing);
   report("unknown", unknown);
   report("of another shape", misshapen);
+  report("without a scale that fits", bad_scales);
   if (problems.empty()) return absl::OkStatus();
   return Error(Reason::kInvalidRepository,
                absl::StrFormat("the weights do not match config.json: of %d tensors %s",

@@ -1,6 +1,8 @@
 #include "server/engine/weights/weight_set.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -8,11 +10,33 @@
 #include "server/base/file.h"
 #include "server/base/status.h"
 #include "server/core/reason.h"
+#include "server/engine/weights/weight_file.h"
+#include "server/engine/weights/weight_files.h"
 
 namespace modeld {
 namespace {
 
 constexpr int64_t kIndexBytesMax = int64_t{128} << 20;
+
+// Copies the elements of a tensor with strides into their order.
+std::vector<std::byte> RowByRow(const StoredTensor& tensor, const std::byte* data) {
+  const int64_t element_bytes = ElementBytes(tensor.dtype).value();
+  int64_t elements = 1;
+  for (const int64_t length : tensor.shape) elements *= length;
+  std::vector<std::byte> rows(elements * element_bytes);
+  std::vector<int64_t> index(tensor.shape.size());
+  int64_t from = 0;
+  for (int64_t element = 0; element < elements; ++element) {
+    std::copy_n(data + from * element_bytes, element_bytes, rows.data() + element * element_bytes);
+    for (size_t i = index.size(); i-- > 0;) {
+      from += tensor.strides[i];
+      if (++index[i] < tensor.shape[i]) break;
+      from -= index[i] * tensor.strides[i];
+      index[i] = 0;
+    }
+  }
+  return rows;
+}
 
 absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& snapshot_path) {
   WeightListing listing;
@@ -20,9 +44,10 @@ absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& snapshot_pat
     std::error_code ignored;  // an unreadable path is a file that is not there
     return std::filesystem::exists(absl::StrCat(snapshot_path, "/", name), ignored);
   };
-  if (listing.has_file(kWeightIndexFile)) {
-    ASSIGN_OR_RETURN(listing.index_json,
-                     ReadFile(absl::StrCat(snapshot_path, "/", kWeightIndexFile), kIndexBytesMax));
+  for (const auto& [name, text] : {std::pair(kWeightIndexFile, &listing.index_json),
+                                   std::pair(kTorchIndexFile, &listing.torch_index_json)}) {
+    if (!listing.has_file(name)) continue;
+    ASSIGN_OR_RETURN(*text, ReadFile(absl::StrCat(snapshot_path, "/", name), kIndexBytesMax));
   }
   std::error_code error;
   for (std::filesystem::directory_iterator at(snapshot_path, error), end; !error && at != end;
@@ -37,26 +62,53 @@ absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& snapshot_pat
   return ChooseWeightFiles(listing);
 }
 
+// The file's tensor; a copy of it when its elements do not lie row by row.
+WeightSet::Tensor TensorOf(std::shared_ptr<const WeightFile> file, const StoredTensor& stored) {
+  const std::byte* data = file->data(stored);
+  if (stored.strides.empty()) {
+    return {std::make_shared<StoredTensor>(stored), data, std::move(file)};
+  }
+  auto buffer = std::make_shared<std::vector<std::byte>>(RowByRow(stored, data));
+  StoredTensor dense = {.dtype = stored.dtype, .shape = stored.shape};
+  dense.end = std::ssize(*buffer);
+  const std::byte* copy = buffer->data();
+  return {std::make_shared<StoredTensor>(std::move(dense)), copy, std::move(buffer)};
+}
+
 }  // namespace
 
 absl::StatusOr<WeightSet> WeightSet::Open(const std::string& snapshot_path,
                                           const ArchitectureConfig& config) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, FilesOf(snapshot_path));
-  std::map<std::string, std::shared_ptr<const SafetensorsFile>> files;
+  std::map<std::string, std::shared_ptr<const WeightFile>> files;
   TensorMap located;
   for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(std::shared_ptr<const SafetensorsFile> file,
-                     SafetensorsFile::Open(absl::StrCat(snapshot_path, "/", name), name));
-    RETURN_IF_ERROR(AddTensors(name, file->header(), located));
+    ASSIGN_OR_RETURN(std::shared_ptr<const WeightFile> file,
+                     WeightFile::Open(absl::StrCat(snapshot_path, "/", name), name));
+    RETURN_IF_ERROR(AddTensors(name, file->table(), located));
     files.emplace(name, std::move(file));
   }
   RETURN_IF_ERROR(CheckTensors(config, located));
   WeightSet set;
+  const auto open_tensor = [&](const LocatedTensor& place) {
+    return TensorOf(files.at(place.file), place.tensor);
+  };
+  std::set<std::string> scales;
   for (const auto& [name, place] : located) {
-    const auto& file = files.at(place.file);
-    const StoredTensor& stored = file->header().tensors.at(name);
-    set.tensors_.emplace(name, Tensor{&stored, file->data(stored), file});
-    set.bytes_ += stored.bytes();
+    if (place.tensor.dtype == kFp8) scales.insert(Fp8ScaleName(name));
+  }
+  for (const auto& [name, place] : located) {
+    if (scales.contains(name)) continue;
+    Tensor tensor = open_tensor(place);
+    if (tensor.stored->dtype == kFp8) {
+      Tensor scale = open_tensor(located.at(Fp8ScaleName(name)));
+      const auto layout = Fp8LayoutOf(tensor.stored->shape, scale.stored->shape, *config.fp8);
+      MODELD_CHECK(layout.has_value(), "a scale that CheckTensors lets through fits");
+      tensor.scale = std::make_shared<Fp8Scale>(
+          Fp8Scale{*layout, scale.stored->dtype, scale.data, std::move(scale.file)});
+    }
+    set.bytes_ += tensor.stored->bytes();
+    set.tensors_.emplace(name, std::move(tensor));
   }
   return set;
 }

@@ -10,8 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "server/engine/weights/config.h"
-#include "server/engine/weights/safetensors.h"
-#include "server/engine/weights/weight_files.h"
+#include "server/engine/weights/fp8.h"
+#include "server/engine/weights/tensor_table.h"
 
 namespace modeld {
 
@@ -19,13 +19,14 @@ namespace modeld {
 class WeightSet {
  public:
   struct Tensor {
-    const StoredTensor* stored;
+    std::shared_ptr<const StoredTensor> stored;  // row by row
     const std::byte* data;
-    std::shared_ptr<const SafetensorsFile> file;  // keeps `data` alive
+    std::shared_ptr<const void> file;                 // or buffer, which keeps `data` alive
+    std::shared_ptr<const Fp8Scale> scale = nullptr;  // of an F8_E4M3 tensor
   };
 
   // Opens the files that ChooseWeightFiles names. Every tensor that `config` needs is there in the
-  // right shape afterwards, and none besides. Errors of weight_files.h and safetensors.h.
+  // right shape afterwards, and none besides. Errors of weight_files.h and weight_file.h.
   static absl::StatusOr<WeightSet> Open(const std::string& snapshot_path,
                                         const ArchitectureConfig& config);
 

@@ -8,7 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "server/engine/weights/safetensors.h"
+#include "server/engine/weights/weight_file.h"
 
 namespace modeld {
 
@@ -31,9 +31,9 @@ Golden LoadGolden(const std::string& name) {
                    .bf16_mean = json.at("bf16_mean"),
                    .bf16_max = json.at("bf16_max")};
   const auto file =
-      SafetensorsFile::Open(TinyRepository(name) + "/goldens.safetensors", "goldens").value();
+      WeightFile::Open(TinyRepository(name) + "/goldens.safetensors", "goldens").value();
   for (size_t i = 0; i < golden.prompts.size(); ++i) {
-    const StoredTensor& stored = file->header().tensors.at("logits." + std::to_string(i));
+    const StoredTensor& stored = file->table().tensors.at("logits." + std::to_string(i));
     at::Tensor logits = at::empty(stored.shape, at::kFloat);
     std::memcpy(logits.data_ptr(), file->data(stored), stored.bytes());
     golden.logits.push_back(logits);

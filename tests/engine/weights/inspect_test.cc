@@ -103,14 +103,45 @@ TEST(InspectTest, RemoteCodeBesideANativeArchitectureIsNotNeeded) {
   EXPECT_TRUE(inspection.has_remote_code);
 }
 
-TEST(InspectTest, PickledWeightsAreUnsupported) {
+TEST(InspectTest, WeightsOfOtherFormatsAreUnsupported) {
   InspectedRepository repository = Honest();
-  repository.files = {{"config.json", 300}, {"pytorch_model.bin", 1000}};
+  repository.files = {{"config.json", 300}, {"model-q4_0.gguf", 1000}};
 
   const Inspection inspection = Inspect(repository);
 
   EXPECT_EQ(inspection.reason, "UNSUPPORTED_WEIGHTS");
-  EXPECT_TRUE(Mentions(inspection, "pytorch_model.bin")) << inspection.message;
+  EXPECT_TRUE(Mentions(inspection, "model-q4_0.gguf")) << inspection.message;
+}
+
+TEST(InspectTest, TorchFilesAreTheWeightsWhereThereAreNoSafetensors) {
+  InspectedRepository repository = Honest();
+  repository.files = {{"config.json", 300}, {"pytorch_model.bin", 1000}};
+  EXPECT_EQ(Inspect(repository).weight_files, (std::vector<std::string>{"pytorch_model.bin"}));
+
+  repository.files = {{"config.json", 300},
+                      {"pytorch_model.bin.index.json", 100},
+                      {"pytorch_model-00001-of-00002.bin", 1000},
+                      {"pytorch_model-00002-of-00002.bin", 1000},
+                      {"training_args.bin", 10}};
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_TRUE(inspection.supported) << inspection.message;
+  EXPECT_EQ(inspection.weight_files,
+            (std::vector<std::string>{"pytorch_model-00001-of-00002.bin",
+                                      "pytorch_model-00002-of-00002.bin"}));
+}
+
+TEST(InspectTest, QuantizedWeightsAreRefusedByTheirMethodsName) {
+  for (const char* method : {"gptq", "awq", "compressed-tensors", "bitsandbytes", "hqq"}) {
+    InspectedRepository repository = Honest();
+    repository.config_json =
+        LlamaConfig("quantization_config", nlohmann::json{{"quant_method", method}}.dump());
+
+    const Inspection inspection = Inspect(repository);
+
+    EXPECT_EQ(inspection.reason, "UNSUPPORTED_WEIGHTS");
+    EXPECT_TRUE(Mentions(inspection, method)) << inspection.message;
+  }
 }
 
 TEST(InspectTest, RepositoryWithoutWeightsIsInvalid) {

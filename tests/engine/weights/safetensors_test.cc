@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "server/engine/weights/weight_file.h"
 #include "tests/engine/weights/repository.h"
 #include "tests/support/status_matchers.h"
 
@@ -19,7 +20,7 @@ constexpr char kTwo[] =
     R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
     R"("b":{"dtype":"BF16","shape":[2,2],"data_offsets":[8,16]},"__metadata__":{"format":"pt"}})";
 
-absl::StatusOr<SafetensorsHeader> Parse(const std::string& json, int64_t data_bytes) {
+absl::StatusOr<TensorTable> Parse(const std::string& json, int64_t data_bytes) {
   const std::string file = SafetensorsBytes(json, data_bytes);
   return ParseSafetensorsHeader(file, "x.safetensors", static_cast<int64_t>(file.size()));
 }
@@ -154,7 +155,7 @@ TEST(SafetensorsTest, TruncatedFileOnDiskIsRefused) {
   const std::string file = SafetensorsBytes(kTwo, 16);
   repository.Write("model.safetensors", file.substr(0, file.size() - 1));
 
-  EXPECT_THAT(SafetensorsFile::Open(repository.path() + "/model.safetensors", "model.safetensors"),
+  EXPECT_THAT(WeightFile::Open(repository.path() + "/model.safetensors", "model.safetensors"),
               HasReasonOf(Reason::kInvalidRepository));
 }
 
@@ -164,10 +165,10 @@ TEST(SafetensorsTest, MappedTensorHasTheFilesBytes) {
   file[file.size() - 8] = 'x';  // first byte of b
   repository.Write("m.safetensors", file);
 
-  const auto mapped = SafetensorsFile::Open(repository.path() + "/m.safetensors", "m");
+  const auto mapped = WeightFile::Open(repository.path() + "/m.safetensors", "m");
 
   ASSERT_THAT(mapped, IsOk());
-  const StoredTensor& b = (*mapped)->header().tensors.at("b");
+  const StoredTensor& b = (*mapped)->table().tensors.at("b");
   EXPECT_EQ(static_cast<char>(*(*mapped)->data(b)), 'x');
 }
 
