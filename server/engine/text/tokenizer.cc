@@ -1,10 +1,12 @@
 #include "server/engine/text/tokenizer.h"
 
+#include <array>
 #include <limits>
 #include <map>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
 #include "server/core/reason.h"
 #include "server/engine/text/crate_text.h"
 #include "server/engine/text/special_tokens.h"
@@ -14,6 +16,48 @@ namespace {
 
 // The largest known file, of a vocabulary of 262,144 tokens, has 33 MB.
 constexpr int64_t kTokenizerBytesMax = 256 << 20;
+
+// The names that SentencePiece models go by.
+constexpr auto kSentencePieceFiles =
+    std::to_array<std::string_view>({"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"});
+
+// Contents; empty where the file is not there or, besides a tokenizer.json, not needed.
+struct Files {
+  std::string tokenizer_json;
+  std::string sentencepiece;
+  std::string vocab_json;
+  std::string vocab_txt;
+  std::string merges;
+  std::string tokenizer_config;
+  std::string special_tokens_map;
+  std::string added_tokens;
+  std::string model_type;
+};
+
+absl::StatusOr<Files> ReadFiles(const std::string& snapshot_path) {
+  Files files;
+  const auto read = [&](std::string_view name, std::string& text) -> absl::Status {
+    ASSIGN_OR_RETURN(text, ReadSnapshotFile(snapshot_path, std::string(name), kTokenizerBytesMax));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(read("tokenizer.json", files.tokenizer_json));
+  RETURN_IF_ERROR(read("tokenizer_config.json", files.tokenizer_config));
+  RETURN_IF_ERROR(read("special_tokens_map.json", files.special_tokens_map));
+  RETURN_IF_ERROR(read("added_tokens.json", files.added_tokens));
+  if (!files.tokenizer_json.empty()) return files;
+  for (const std::string_view name : kSentencePieceFiles) {
+    if (files.sentencepiece.empty()) RETURN_IF_ERROR(read(name, files.sentencepiece));
+  }
+  RETURN_IF_ERROR(read("vocab.json", files.vocab_json));
+  RETURN_IF_ERROR(read("vocab.txt", files.vocab_txt));
+  RETURN_IF_ERROR(read("merges.txt", files.merges));
+  ASSIGN_OR_RETURN(const nlohmann::json config, ReadSnapshotObject(snapshot_path, "config.json"));
+  const auto model_type = config.find("model_type");
+  if (model_type != config.end() && model_type->is_string()) {
+    files.model_type = model_type->get<std::string>();
+  }
+  return files;
+}
 
 struct FreeTokenizer {
   void operator()(modeld_text_tokenizer* tokenizer) const { modeld_text_tokenizer_free(tokenizer); }
@@ -38,16 +82,22 @@ Tokenizer::Tokenizer(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& snapshot_path) {
-  constexpr std::string_view kFile = "tokenizer.json";
-  ASSIGN_OR_RETURN(const std::string json,
-                   ReadSnapshotFile(snapshot_path, std::string(kFile), kTokenizerBytesMax));
-  if (json.empty()) {
-    return Error(Reason::kInvalidRepository, "the repository has no tokenizer.json");
-  }
+  ASSIGN_OR_RETURN(const Files files, ReadFiles(snapshot_path));
+  const modeld_text_tokenizer_files views = {
+      .tokenizer_json = ToView(files.tokenizer_json),
+      .sentencepiece = ToView(files.sentencepiece),
+      .vocab_json = ToView(files.vocab_json),
+      .vocab_txt = ToView(files.vocab_txt),
+      .merges = ToView(files.merges),
+      .tokenizer_config = ToView(files.tokenizer_config),
+      .special_tokens_map = ToView(files.special_tokens_map),
+      .added_tokens = ToView(files.added_tokens),
+      .model_type = ToView(files.model_type),
+  };
   modeld_text_tokenizer* tokenizer = nullptr;
   modeld_text_bytes error{};
-  const modeld_text_kind kind = modeld_text_tokenizer_new(ToView(json), &tokenizer, &error);
-  if (kind != MODELD_TEXT_OK) return TakeFailure(kind, error, kFile);
+  const modeld_text_kind kind = modeld_text_tokenizer_new(&views, &tokenizer, &error);
+  if (kind != MODELD_TEXT_OK) return TakeFailure(kind, error, "tokenizer");
 
   auto rep = std::make_unique<Rep>();
   rep->tokenizer.reset(tokenizer);

@@ -17,8 +17,10 @@ namespace modeld {
 // Immutable and thread-safe; streams hold a reference to it.
 class Tokenizer {
  public:
-  // Reads tokenizer.json, tokenizer_config.json and special_tokens_map.json of a snapshot folder.
-  // INVALID_REPOSITORY when they are missing or broken.
+  // Reads tokenizer.json of a snapshot folder or, where there is none, makes what transformers
+  // makes of a SentencePiece model, vocab.json and merges.txt, or vocab.txt; adds the tokens that
+  // tokenizer_config.json, special_tokens_map.json and added_tokens.json name. INVALID_REPOSITORY
+  // when they are missing, broken, or of a class that cannot be made of them.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& snapshot_path);
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;

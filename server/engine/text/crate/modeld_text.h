@@ -48,9 +48,22 @@ void modeld_text_free_ids(modeld_text_ids ids);
 
 typedef struct modeld_text_tokenizer modeld_text_tokenizer;
 
-/* `json` is the content of tokenizer.json. Here and below `error` is set when the kind is not OK.
- */
-modeld_text_kind modeld_text_tokenizer_new(modeld_text_view json, modeld_text_tokenizer** tokenizer,
+/* Contents of a repository's files; an empty one stands for a file that is not there. */
+typedef struct {
+  modeld_text_view tokenizer_json;
+  modeld_text_view sentencepiece; /* tokenizer.model or what else it is called */
+  modeld_text_view vocab_json;
+  modeld_text_view vocab_txt;
+  modeld_text_view merges; /* merges.txt */
+  modeld_text_view tokenizer_config;
+  modeld_text_view special_tokens_map;
+  modeld_text_view added_tokens;
+  modeld_text_view model_type; /* of config.json, may be empty */
+} modeld_text_tokenizer_files;
+
+/* Here and below `error` is set when the kind is not OK. */
+modeld_text_kind modeld_text_tokenizer_new(const modeld_text_tokenizer_files* files,
+                                           modeld_text_tokenizer** tokenizer,
                                            modeld_text_bytes* error);
 void modeld_text_tokenizer_free(modeld_text_tokenizer* tokenizer);
 

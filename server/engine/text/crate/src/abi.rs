@@ -5,6 +5,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use crate::chat_template::{ChatTemplate, Input};
 use crate::failure::{Failure, Kind};
+use crate::repository::Files;
 use crate::tokenizer::Tokenizer;
 
 #[repr(C)]
@@ -107,17 +108,42 @@ pub unsafe extern "C" fn modeld_text_free_ids(ids: Owned<u32>) {
     unsafe { ids.take_back() }
 }
 
+#[repr(C)]
+pub struct TokenizerFiles {
+    tokenizer_json: View,
+    sentencepiece: View,
+    vocab_json: View,
+    vocab_txt: View,
+    merges: View,
+    tokenizer_config: View,
+    special_tokens_map: View,
+    added_tokens: View,
+    model_type: View,
+}
+
 /// # Safety
 /// See above.
 #[no_mangle]
 pub unsafe extern "C" fn modeld_text_tokenizer_new(
-    json: View,
+    files: &TokenizerFiles,
     tokenizer: *mut *mut Tokenizer,
     error: *mut Owned<u8>,
 ) -> Kind {
     unsafe {
         answer(tokenizer, error, Kind::BrokenFile, || {
-            Ok(Box::into_raw(Box::new(Tokenizer::new(json.bytes())?)))
+            let model_type = std::str::from_utf8(files.model_type.bytes()).unwrap_or_default();
+            let files = Files {
+                tokenizer_json: files.tokenizer_json.bytes(),
+                sentencepiece: files.sentencepiece.bytes(),
+                vocab_json: files.vocab_json.bytes(),
+                vocab_txt: files.vocab_txt.bytes(),
+                merges: files.merges.bytes(),
+                tokenizer_config: files.tokenizer_config.bytes(),
+                special_tokens_map: files.special_tokens_map.bytes(),
+                added_tokens: files.added_tokens.bytes(),
+                model_type,
+            };
+            Ok(Box::into_raw(Box::new(Tokenizer::new(&files)?)))
         })
     }
 }

@@ -1,12 +1,15 @@
-//! A repository's tokenizer.json, ready for text from the model's template and for text from users.
+//! A repository's tokenizer, ready for text from the model's template and for text from users.
 
 use std::collections::{HashMap, HashSet};
 
+use serde_json::json;
 use tokenizers::{
     DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
 
+use crate::conversion;
 use crate::failure::{Failure, Kind};
+use crate::repository::{broken, Config, Files};
 use crate::unsmuggled_model::UnsmuggledModel;
 
 type Pipeline = TokenizerImpl<
@@ -26,11 +29,72 @@ pub struct Tokenizer {
     vocab_size: usize,
 }
 
+/// As transformers makes it: tokenizer.json, or what stands for it, and the tokens that the other files
+/// add.
+fn read_pipeline(files: &Files) -> Result<Pipeline, Failure> {
+    let mut config = Config::read(files)?;
+    let parse = |json: &[u8]| -> Result<Pipeline, Failure> {
+        serde_json::from_slice(json).map_err(|error| broken(format!("tokenizer.json: {error}")))
+    };
+    if !files.tokenizer_json.is_empty() {
+        let mut pipeline = parse(files.tokenizer_json)?;
+        add_tokens(&mut pipeline, &config)?;
+        return Ok(pipeline);
+    }
+    let converted = conversion::convert(files, &mut config)?;
+    let mut pipeline = parse(&converted.tokenizer_json)?;
+    add_tokens(&mut pipeline, &config)?;
+    if !converted.has_post_processor {
+        let around = bos_and_eos(&pipeline, &config)?;
+        pipeline.with_post_processor(Some(around));
+    }
+    Ok(pipeline)
+}
+
+fn add_tokens(pipeline: &mut Pipeline, config: &Config) -> Result<(), Failure> {
+    let added = pipeline.get_added_vocabulary().get_vocab();
+    let tokens = config.tokens_to_add(|content| added.contains_key(content));
+    pipeline
+        .add_tokens(tokens)
+        .map(|_| ())
+        .map_err(|error| broken(error.to_string()))
+}
+
+/// The template that add_bos_token and add_eos_token ask for.
+fn bos_and_eos(pipeline: &Pipeline, config: &Config) -> Result<PostProcessorWrapper, Failure> {
+    let wanted = |flag: &str, name: &str| {
+        let token = config.named(name)?;
+        config.flag(flag).unwrap_or(false).then_some(token)
+    };
+    let bos = wanted("add_bos_token", "bos_token");
+    let eos = wanted("add_eos_token", "eos_token");
+    let mut single = vec![json!({"Sequence": {"id": "A", "type_id": 0}})];
+    let mut special = serde_json::Map::new();
+    for (token, at) in [(&bos, 0), (&eos, single.len() + usize::from(bos.is_some()))] {
+        let Some(token) = token else { continue };
+        let id = pipeline.token_to_id(token);
+        let id = id.ok_or_else(|| broken(format!("\"{token}\" is not in the vocabulary")))?;
+        single.insert(at, json!({"SpecialToken": {"id": token, "type_id": 0}}));
+        special.insert(
+            token.clone(),
+            json!({"id": token, "ids": [id], "tokens": [token]}),
+        );
+    }
+    // Nothing encodes pairs.
+    let mut pair = single.clone();
+    pair.push(json!({"Sequence": {"id": "B", "type_id": 1}}));
+    serde_json::from_value(json!({
+        "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special,
+    }))
+    .map_err(|error| broken(error.to_string()))
+}
+
 impl Tokenizer {
-    pub fn new(json: &[u8]) -> Result<Self, Failure> {
-        let broken = |message: String| Failure::new(Kind::BrokenFile, message);
-        let mut trusting: Pipeline =
-            serde_json::from_slice(json).map_err(|error| broken(error.to_string()))?;
+    pub fn new(files: &Files) -> Result<Self, Failure> {
+        Self::from_pipeline(read_pipeline(files)?)
+    }
+
+    fn from_pipeline(mut trusting: Pipeline) -> Result<Self, Failure> {
         // They belong to whoever trained the model; what a request may hold is decided elsewhere.
         trusting
             .with_truncation(None)
