@@ -12,7 +12,8 @@ headers  headers {}: replaced in the honest answer; a null removes one. {cdn}, {
 body     body: this text instead of the honest JSON
 listing  entries []: appended to a tree listing; "replace": true puts them in its place
 redirect location: 302 to it; "{self}" is the request's own URL
-cut      bytes: the connection ends after so many body bytes; -1: before the headers
+cut      bytes: the connection is reset after so many body bytes; -1: before the headers; "fin": true
+         ends it as a server does that is done
 stall    bytes: nothing comes after so many body bytes, until the client goes; -1: no headers either
 drip     bytes_per_s: so fast, per connection
 truncate bytes: a well-formed but shorter body
@@ -30,7 +31,7 @@ KINDS = {
 }  # fmt: skip
 KEYS = {
     "kind", "on", "path", "method", "after", "times", "status", "headers", "body", "entries",
-    "replace", "location", "bytes", "bytes_per_s", "shift", "offset",
+    "replace", "location", "bytes", "fin", "bytes_per_s", "shift", "offset",
 }  # fmt: skip
 
 

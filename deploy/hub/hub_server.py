@@ -187,6 +187,8 @@ class Exchange(http.server.BaseHTTPRequestHandler):
     def break_off(self, kind):
         """Ends the connection at once, or when the client does."""
         self.close_connection = True
+        if self.fault[kind].get("fin"):
+            return
         if kind == "stall":
             poll = select.poll()
             poll.register(self.connection, select.POLLIN | select.POLLRDHUP)

@@ -5,10 +5,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -43,7 +45,8 @@ std::string ReadLine(int fd) {
 
 void WriteNewFile(const std::string& path, std::string_view content) {
   std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-  if (!WriteFileAtomically(path, content).ok()) Die("cannot write " + path);
+  std::ofstream file(path, std::ios::binary);
+  if (!(file << content).flush()) Die("cannot write " + path);
 }
 
 // A client of its own for each command: a test may hold many connections, but not of ours.
@@ -114,6 +117,23 @@ void FakeHub::AddFile(std::string_view repo, std::string_view path, std::string_
 void FakeHub::AddRevisionFile(std::string_view repo, std::string_view revision,
                               std::string_view path, std::string_view content) {
   AddFile(repo, ".revisions/" + std::string(revision) + "/" + std::string(path), content);
+}
+
+void FakeHub::AddSparseFile(std::string_view repo, std::string_view revision, std::string_view path,
+                            int64_t size_bytes) {
+  constexpr int64_t kStep = 7'777'777;
+  AddRevisionFile(repo, revision, path, "");
+  const std::string name = root_ + "/" + std::string(repo) + "/.revisions/" +
+                           std::string(revision) + "/" + std::string(path);
+  const UniqueFd fd(open(name.c_str(), O_WRONLY | O_CLOEXEC));
+  if (ftruncate(fd.get(), size_bytes) != 0) Die("cannot lengthen " + name);
+  for (int64_t at = 0; at < size_bytes; at += kStep) {
+    const std::string mark = std::to_string(at);
+    const int64_t room = std::min<int64_t>(std::ssize(mark), size_bytes - at);
+    if (pwrite(fd.get(), mark.data(), static_cast<size_t>(room), at) != room) {
+      Die("cannot write " + name);
+    }
+  }
 }
 
 void FakeHub::ChangeRepo(std::string_view repo, std::string_view settings) {

@@ -48,6 +48,11 @@ class FakeHub {
   void AddRevisionFile(std::string_view repo, std::string_view revision, std::string_view path,
                        std::string_view content);
 
+  // A file of a revision that takes little room here whatever its size: zeros with some other bytes
+  // among them.
+  void AddSparseFile(std::string_view repo, std::string_view revision, std::string_view path,
+                     int64_t size_bytes);
+
   // JSON text, all of them. Settings of a repository: {"branches":{"main":"v2"},"gated":"auto",
   // "private":true,"disabled":true,"tokens":["t"]}.
   void ChangeRepo(std::string_view repo, std::string_view settings);

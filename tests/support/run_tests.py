@@ -63,11 +63,12 @@ def fetch():
     CACHE.mkdir(parents=True, exist_ok=True)
     style = make_venv(ROOT / "tests/style/requirements.txt", "style")
     clients = make_venv(ROOT / "tests/requirements.txt", "clients")
+    old_hub = make_venv(ROOT / "tests/requirements-old-hub.txt", "old-hub")
     models = CACHE / "models"
     run([str(clients / "bin/python"), "deploy/hub/demo_models.py", str(models), "--only", "smollm2"])
     cargo = shutil.which("cargo") or os.path.expanduser("~/.cargo/bin/cargo")
     run([cargo, "fetch", "--locked", "--quiet", "--manifest-path", "server/engine/text/crate/Cargo.toml"])
-    return style, clients, models
+    return style, clients, old_hub, models
 
 
 def build(preset):
@@ -125,7 +126,7 @@ def offline():
     return prefix if tried.returncode == 0 else []
 
 
-def environment(preset, clients, models):
+def environment(preset, clients, old_hub, models):
     support = ROOT / "tests/support"
     env = dict(os.environ)
     env.pop("HF_TOKEN", None)
@@ -134,6 +135,7 @@ def environment(preset, clients, models):
         MODELD_PRESET=preset,
         MODELD_TEST_MODELS=str(models),
         MODELD_PYTHON=str(clients / "bin/python"),
+        MODELD_OLD_HUB_PYTHON=str(old_hub / "bin/python"),
         ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
         LSAN_OPTIONS=f"suppressions={support}/lsan.supp:print_suppressions=0",
         UBSAN_OPTIONS="print_stacktrace=1",
@@ -176,7 +178,7 @@ def gtest_program(program, prefix, env, preset):
     return Result(program.name, counts["tests"] - counts["failures"], failed, output)
 
 
-def pytest_suite(prefix, env, clients, pattern, long):
+def pytest_suite(prefix, env, clients, pattern):
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
         command = [
@@ -193,7 +195,7 @@ def pytest_suite(prefix, env, clients, pattern, long):
         ]
         if pattern:
             command += ["-k", pattern]
-        env = dict(env, MODELD_LONG="1" if long else "", PYTHONDONTWRITEBYTECODE="1")
+        env = dict(env, PYTHONDONTWRITEBYTECODE="1")
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -215,9 +217,10 @@ def pytest_suite(prefix, env, clients, pattern, long):
 
 
 def all_results(args):
-    style_venv, clients, models = fetch()
+    style_venv, clients, old_hub, models = fetch()
     yield build(args.preset)
-    env = environment(args.preset, clients, models)
+    env = environment(args.preset, clients, old_hub, models)
+    env["MODELD_LONG"] = "1" if args.long else ""
     prefix = offline()
     say("the tests run " + ("without any network but loopback" if prefix else "with the network as it is"))
     if args.preset == "release" and not args.filter:
@@ -231,7 +234,7 @@ def all_results(args):
     with concurrent.futures.ThreadPoolExecutor(CORES) as pool:
         yield from pool.map(lambda p: gtest_program(p, prefix, env, args.preset), programs)
     if args.preset != "tsan" and (not args.filter or "e2e" in args.filter):
-        yield pytest_suite(prefix, env, clients, args.only, args.long)
+        yield pytest_suite(prefix, env, clients, args.only)
 
 
 def main():

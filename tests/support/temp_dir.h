@@ -11,11 +11,11 @@
 
 namespace modeld {
 
-// Made empty, removed with all that is in it.
+// Made empty below `parent`, removed with all that is in it.
 class TempDir {
  public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "modeld-test-XXXXXX").string();
+  explicit TempDir(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string pattern = (parent / "modeld-test-XXXXXX").string();
     MODELD_CHECK(mkdtemp(pattern.data()) != nullptr, "mkdtemp failed");
     path_ = pattern;
   }
