@@ -20,6 +20,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import math
 import os
 import pathlib
 import re
@@ -27,6 +28,7 @@ import secrets
 import select
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -48,6 +50,7 @@ class Settings:
     url_ttl_s: float = 3600  # life of a signed URL
     resolve_cache: bool = False  # small files by a relative 307, as the public hub does
     tokens: list | None = None  # the only good tokens; None: every token is good
+    quotas: dict | None = None  # {"api": 5, "resolvers": 9, "window_s": 60}: requests of a window
 
 
 class Hub:
@@ -62,6 +65,23 @@ class Hub:
         self.hub_url = self.cdn_url = ""
         self._lock = threading.Lock()
         self._log = []
+        self._window_end = 0.0
+        self._spent = {}
+
+    def spend(self, kind):
+        """Takes one request out of its quota: (headers that say what is left, whether it was there)."""
+        quotas = self.settings.quotas or {}
+        if kind not in quotas:
+            return {}, True
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._window_end:
+                self._window_end, self._spent = now + quotas["window_s"], {}
+            self._spent[kind] = self._spent.get(kind, 0) + 1
+            left = quotas[kind] - self._spent[kind]
+            reset = math.ceil(self._window_end - now)
+        policy = f'"fixed window";"{kind}";q={quotas[kind]};w={quotas["window_s"]}'
+        return {"RateLimit": f'"{kind}";r={max(left, 0)};t={reset}', "RateLimit-Policy": policy}, left >= 0
 
     def record(self, entry):
         with self._lock:
@@ -135,6 +155,7 @@ class Exchange(http.server.BaseHTTPRequestHandler):
     timeout = 300
     port_name = ""
     on = "any"
+    limit = {}  # what every answer says of the quota
 
     @property
     def hub(self):
@@ -161,7 +182,10 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         }  # fmt: skip
         self.fault = self.hub.faults.take(self.on, self.command, path)
         self.hub.record(self.entry)
+        self.limit, granted = self.hub.spend("resolvers" if self.on == "resolve" else self.on)
         try:
+            if not granted:
+                raise Refusal(429, message="We had to rate limit you.")
             self.answer()
         except Refusal as refusal:
             self.send_json({"error": refusal.message or "refused"}, refusal.status, refusal.headers)
@@ -198,6 +222,7 @@ class Exchange(http.server.BaseHTTPRequestHandler):
     def send_head(self, status, headers):
         replaced = self.fault.get("headers", {}).get("headers", {}) if status < 400 else {}
         headers = {k: v for k, v in headers.items() if k.lower() not in {r.lower() for r in replaced}}
+        headers.update({k: v for k, v in self.limit.items() if k not in replaced})
         headers.update({k: v for k, v in replaced.items() if v is not None})
         self.entry["status"] = status
         self.send_response(status)
@@ -269,6 +294,10 @@ class Exchange(http.server.BaseHTTPRequestHandler):
 
     def send_piece(self, file, at, count):
         """os.sendfile works on the descriptor below a socket with a timeout, which does not block."""
+        if isinstance(self.connection, ssl.SSLSocket):  # the kernel has no keys
+            piece = os.pread(file.fileno(), count, at)
+            self.connection.sendall(piece)
+            return len(piece)
         while True:
             try:
                 return os.sendfile(self.connection.fileno(), file.fileno(), at, count)
@@ -291,7 +320,7 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         self.control(body)
 
     def control(self, body=None):
-        self.fault, self.entry = {}, {}
+        self.fault, self.entry, self.limit = {}, {}, {}
         if not self.client_address[0].startswith("127."):
             self.send_json({"error": "only from this machine"}, 403)
         elif self.parts == ["_ctl", "log"]:
@@ -492,9 +521,12 @@ class Port(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address, exchange, hub):
+    def __init__(self, address, exchange, hub, tls=None):
         self.hub = hub
         super().__init__(address, exchange)
+        if tls:
+            # The handshake is left to the thread of the connection.
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def server_bind(self):
         # HTTPServer's own asks the name service for the host's name, which may take seconds.
@@ -502,7 +534,7 @@ class Port(http.server.ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        if not isinstance(sys.exc_info()[1], (ConnectionError, ssl.SSLError)):
             super().handle_error(request, client_address)
 
 
@@ -515,6 +547,7 @@ def arguments():
     parser.add_argument("--ready-file", type=pathlib.Path, help="gets the line with the ports too")
     parser.add_argument("--token", action="append", help="a good token; without any, all are good")
     parser.add_argument("--lfs-threshold", type=int, default=10 << 20, help="bytes; larger files are LFS")
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="PEM files: speak https")
     parser.add_argument("--until-eof", action="store_true", help="ends when its standard input does")
     return parser.parse_args()
 
@@ -523,11 +556,16 @@ def main():
     args = arguments()
     hub = Hub(args.root.resolve(), args.lfs_threshold, Settings(tokens=args.token))
     hub.repositories.scan_all()
+    tls = None
+    if args.tls:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*args.tls)
     ports = [
-        Port((args.host, args.port), HubExchange, hub),
-        Port((args.host, args.cdn_port), CdnExchange, hub),
+        Port((args.host, args.port), HubExchange, hub, tls),
+        Port((args.host, args.cdn_port), CdnExchange, hub, tls),
     ]
-    hub.hub_url, hub.cdn_url = (f"http://{args.host}:{p.server_port}" for p in ports)
+    scheme = "https" if tls else "http"
+    hub.hub_url, hub.cdn_url = (f"{scheme}://{args.host}:{p.server_port}" for p in ports)
     line = json.dumps({"port": ports[0].server_port, "cdn_port": ports[1].server_port, "pid": os.getpid()})
     for port in ports:
         threading.Thread(target=port.serve_forever, daemon=True).start()

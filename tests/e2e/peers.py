@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -96,10 +97,11 @@ class Postgres:
 class Hub:
     """deploy/hub with a folder of repositories of its own."""
 
-    def __init__(self, folder, lfs_threshold=10 << 20):
+    def __init__(self, folder, lfs_threshold=10 << 20, tls=None):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lfs_threshold = lfs_threshold
+        self._tls = tls  # (certificate, key): it speaks https
         self._process = None
         self.url = ""
 
@@ -120,9 +122,10 @@ class Hub:
     def start(self):
         command = [sys.executable, str(ROOT / "deploy/hub/hub_server.py"), str(self.folder)]
         command += ["--port", "0", "--until-eof", "--lfs-threshold", str(self._lfs_threshold)]
+        command += ["--tls", *map(str, self._tls)] if self._tls else []
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.ports = json.loads(self._process.stdout.readline())
-        self.url = f"http://127.0.0.1:{self.ports['port']}"
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self.ports['port']}"
         return self
 
     def tell(self, **command):
@@ -134,7 +137,9 @@ class Hub:
         self.tell(clear=["faults", "log", "settings"])
 
     def log(self):
-        with urllib.request.urlopen(f"{self.url}/_ctl/log", timeout=30) as answer:
+        # Nobody but this test can be at the port.
+        context = ssl._create_unverified_context() if self._tls else None
+        with urllib.request.urlopen(f"{self.url}/_ctl/log", timeout=30, context=context) as answer:
             return json.load(answer)
 
     def bodies(self):
@@ -146,6 +151,7 @@ class Hub:
             self._process.stdin.close()
             self._process.wait(30)
             self._process.stdout.close()
+            self._process = None
 
 
 class NotifySocket:

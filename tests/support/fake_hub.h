@@ -56,7 +56,8 @@ class FakeHub {
   // JSON text, all of them. Settings of a repository: {"branches":{"main":"v2"},"gated":"auto",
   // "private":true,"disabled":true,"tokens":["t"]}.
   void ChangeRepo(std::string_view repo, std::string_view settings);
-  // {"page_size":2,"url_ttl_s":0.5,"resolve_cache":true}.
+  // {"page_size":2,"url_ttl_s":0.5,"resolve_cache":true,
+  // "quotas":{"api":5,"resolvers":9,"window_s":60}}.
   void Set(std::string_view settings);
   // As listed in deploy/hub/faults.py: {"kind":"cut","on":"cdn","bytes":1000,"times":2}.
   void AddFault(std::string_view fault);
