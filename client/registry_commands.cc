@@ -33,6 +33,9 @@ void PrintModel(const v1::Model& model) {
       {"cache", model.cache_location() + " " + model.cache_path()},
       {"snapshot", model.snapshot_path().empty() ? "-" : model.snapshot_path()},
       {"trust_remote_code", model.trust_remote_code() ? "true" : "false"}};
+  if (!model.token_credential().empty()) {
+    rows.push_back({"token_credential", model.token_credential()});
+  }
   if (model.has_preflight()) {
     const v1::Preflight& preflight = model.preflight();
     rows.push_back({"architecture", preflight.architecture()});
@@ -152,6 +155,9 @@ void AddRegister(CLI::App& app, Cli& cli) {
   command->add_option_function<int64_t>(
       "--estimated-size-mb", [request](int64_t v) { request->set_estimated_size_mb(v); },
       "Size in MB, used when the Hub is not reached");
+  command->add_option_function<std::string>(
+      "--token-credential", [request](const std::string& v) { request->set_token_credential(v); },
+      "Name of the daemon's credential with the token for this repository");
   command->add_flag_function(
       "--trust-remote-code", [request](int64_t) { request->set_trust_remote_code(true); },
       "Let code of the repository run");
@@ -196,6 +202,10 @@ void AddUpdate(CLI::App& app, Cli& cli) {
   field(
       "--cache-path", "cache_path", [](v1::Model& m, const std::string& v) { m.set_cache_path(v); },
       "Path for the location custom");
+  field(
+      "--token-credential", "token_credential",
+      [](v1::Model& m, const std::string& v) { m.set_token_credential(v); },
+      "Name of the daemon's credential with the token for this repository; \"\": none");
   field(
       "--trust-remote-code", "trust_remote_code",
       [](v1::Model& m, const std::string& v) { m.set_trust_remote_code(v == "true"); },

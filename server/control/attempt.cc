@@ -160,8 +160,12 @@ absl::StatusOr<Inspection> Attempt::InspectLocal(const std::string& folder,
 }
 
 absl::StatusOr<std::optional<Attempt::Snapshot>> Attempt::FindLocal() {
-  if (!operation_.spec.revision.empty() || model_.commit.empty()) return std::nullopt;
   const RepoCache cache(cache_path_, model_.hf_path);
+  if (model_.commit.empty() && parts_.hub.options().offline) {
+    // What the name meant when its files came, whoever fetched them.
+    if (const auto ref = cache.ReadRef(model_.revision); ref.ok()) model_.commit = *ref;
+  }
+  if (!operation_.spec.revision.empty() || model_.commit.empty()) return std::nullopt;
   std::vector<Copy> copies;
   RETURN_IF_ERROR(Write([&]() -> absl::Status {
     ASSIGN_OR_RETURN(copies, parts_.tables.copies.List(model_.id));
@@ -203,6 +207,7 @@ absl::StatusOr<Attempt::Source> Attempt::AskHub() {
   RETURN_IF_ERROR(parts_.registry.CheckPath(cache_path_, model_.cache_location));
   const HubClient::Patience patience;
   const std::stop_token stop = stop_.get_token();
+  const HubRepo repo{model_.hf_path, model_.token_credential};
   const std::string& asked = operation_.spec.revision;
   Source source;
   source.filter = operation_.spec.filter.value_or(model_.filter);
@@ -210,10 +215,9 @@ absl::StatusOr<Attempt::Source> Attempt::AskHub() {
   std::string commit = asked.empty() ? model_.commit : std::string();
   if (commit.empty() && IsCommit(source.revision)) commit = source.revision;
   if (commit.empty()) {
-    ASSIGN_OR_RETURN(commit,
-                     parts_.hub.ResolveRevision(model_.hf_path, source.revision, patience, stop));
+    ASSIGN_OR_RETURN(commit, parts_.hub.ResolveRevision(repo, source.revision, patience, stop));
   }
-  ASSIGN_OR_RETURN(source.listing, parts_.hub.ListFiles(model_.hf_path, commit, patience, stop));
+  ASSIGN_OR_RETURN(source.listing, parts_.hub.ListFiles(repo, commit, patience, stop));
   source.wanted = source.filter.Apply(source.listing.files);
   if (source.wanted.empty()) {
     return Error(Reason::kInvalidRepository,
@@ -236,11 +240,12 @@ absl::StatusOr<std::optional<Inspection>> Attempt::Inspect(const Source& source)
   } else {
     ASSIGN_OR_RETURN(
         inspection,
-        InspectFiles(
-            parts_.engines, {.files = source.wanted, .trust_remote_code = model_.trust_remote_code},
-            CacheReader(RepoCache(cache_path_, model_.hf_path), source.wanted,
-                        HubReader(parts_.hub, model_.hf_path, commit, {}, stop_.get_token())),
-            stop_.get_token()));
+        InspectFiles(parts_.engines,
+                     {.files = source.wanted, .trust_remote_code = model_.trust_remote_code},
+                     CacheReader(RepoCache(cache_path_, model_.hf_path), source.wanted,
+                                 HubReader(parts_.hub, {model_.hf_path, model_.token_credential},
+                                           commit, {}, stop_.get_token())),
+                     stop_.get_token()));
   }
   // The row moves to another commit only when that one is here.
   if (model_.commit.empty() || model_.commit == commit) {
@@ -276,6 +281,7 @@ absl::StatusOr<Attempt::Snapshot> Attempt::Fetch(const Source& source) {
                           .cache_name = parts_.registry.CacheLabelOf(model_),
                           .cache_path = cache_path_,
                           .repo_id = model_.hf_path,
+                          .token_credential = model_.token_credential,
                           .revision = source.revision,
                           .listing = source.listing,
                           .filter = source.filter,

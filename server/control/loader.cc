@@ -31,8 +31,10 @@ constexpr char kOperationTopic[] = "operation:";
 constexpr milliseconds kLookPause{50};
 constexpr std::chrono::seconds kReserveEvery{5};
 
-// Waiting may help, and trying again costs nothing that was done.
+// Waiting may help, and trying again costs nothing that was done. A hub that is not asked since we
+// are offline promises nothing.
 bool IsTemporary(const absl::Status& status) {
+  if (HasReason(status, Reason::kHubUnavailable)) return DetailsOf(status).retry_after.has_value();
   return absl::IsUnavailable(status) && !HasReason(status, Reason::kEngineLost);
 }
 

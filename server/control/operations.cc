@@ -221,11 +221,11 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
   ASSIGN_OR_RETURN(const Model model, parts_.tables.models.Get(request.model_name));
   const std::string revision = request.revision.empty() ? model.revision : request.revision;
   const FileFilter& filter = request.filter.empty() ? model.filter : request.filter;
+  const HubRepo repo{model.hf_path, model.token_credential};
   DownloadPlan plan;
-  ASSIGN_OR_RETURN(plan.commit,
-                   parts_.hub.ResolveRevision(model.hf_path, revision, kPlanPatience, stop));
+  ASSIGN_OR_RETURN(plan.commit, parts_.hub.ResolveRevision(repo, revision, kPlanPatience, stop));
   ASSIGN_OR_RETURN(const RepoListing listing,
-                   parts_.hub.ListFiles(model.hf_path, plan.commit, kPlanPatience, stop));
+                   parts_.hub.ListFiles(repo, plan.commit, kPlanPatience, stop));
   const std::vector<RepoFile> wanted = filter.Apply(listing.files);
 
   const std::string cache_path = parts_.registry.CachePathOf(model);
@@ -248,8 +248,7 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
   auto inspection = InspectFiles(
       parts_.engines,
       {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},
-      CacheReader(cache, wanted,
-                  HubReader(parts_.hub, model.hf_path, plan.commit, kPlanPatience, stop)),
+      CacheReader(cache, wanted, HubReader(parts_.hub, repo, plan.commit, kPlanPatience, stop)),
       stop);
   RETURN_IF_ERROR(inspection.status());
   plan.inspection = *std::move(inspection);

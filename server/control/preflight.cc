@@ -99,7 +99,7 @@ std::string Dump(const json& input) {
 
 }  // namespace
 
-RangeReader HubReader(HubClient& hub, std::string repo, std::string commit,
+RangeReader HubReader(HubClient& hub, HubRepo repo, std::string commit,
                       HubClient::Patience patience, std::stop_token stop) {
   return [&hub, repo = std::move(repo), commit = std::move(commit), patience,
           stop = std::move(stop)](const std::string& path, int64_t offset, int64_t length) {

@@ -21,7 +21,7 @@ namespace modeld {
 using RangeReader = std::function<absl::StatusOr<std::string>(const std::string& path,
                                                               int64_t offset, int64_t length)>;
 // Reads at the hub. `hub` outlives it.
-RangeReader HubReader(HubClient& hub, std::string repo, std::string commit,
+RangeReader HubReader(HubClient& hub, HubRepo repo, std::string commit,
                       HubClient::Patience patience, std::stop_token stop);
 // Reads the blobs that `cache` has, and what it lacks with `rest`: what is there is not fetched
 // again.

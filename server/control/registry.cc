@@ -106,14 +106,15 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
         std::chrono::duration_cast<milliseconds>(deadline - std::chrono::steady_clock::now());
     return HubClient::Patience{.deadline = std::max(left, milliseconds(1)), .retry = false};
   };
+  const HubRepo repo{model.hf_path, model.token_credential};
   Sizing sizing;
   const auto away = [](const absl::Status& status) {
     return HasReason(status, Reason::kHubUnavailable);
   };
-  auto commit = parts_.hub.ResolveRevision(model.hf_path, model.revision, patience(), stop);
+  auto commit = parts_.hub.ResolveRevision(repo, model.revision, patience(), stop);
   if (away(commit.status())) return sizing;
   RETURN_IF_ERROR(commit.status());
-  auto listing = parts_.hub.ListFiles(model.hf_path, *commit, patience(), stop);
+  auto listing = parts_.hub.ListFiles(repo, *commit, patience(), stop);
   if (away(listing.status())) return sizing;
   RETURN_IF_ERROR(listing.status());
 
@@ -127,7 +128,7 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
       parts_.engines,
       {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = false},
       CacheReader(RepoCache(model.cache_path, model.hf_path), wanted,
-                  HubReader(parts_.hub, model.hf_path, *commit, patience(), stop)),
+                  HubReader(parts_.hub, repo, *commit, patience(), stop)),
       stop);
   // A gated repository lets everybody list it and only some read it.
   if (HasReason(inspection.status(), Reason::kHubAccessDenied)) return inspection.status();
@@ -154,6 +155,7 @@ absl::StatusOr<Model> Registry::ToModel(const RegisterRequest& request) const {
   RETURN_IF_ERROR(ValidateRevision(RevisionOr(request.revision)));
   RETURN_IF_ERROR(ValidateFileFilter(request.filter));
   RETURN_IF_ERROR(ValidateEstimate(request.estimated_size_mb));
+  RETURN_IF_ERROR(ValidateTokenCredential(request.token_credential));
   ASSIGN_OR_RETURN(const Place place, PlaceOf(request.cache_location, request.cache_path));
   Model model;
   model.model_name = request.model_name;
@@ -164,6 +166,7 @@ absl::StatusOr<Model> Registry::ToModel(const RegisterRequest& request) const {
   model.cache_path = place.cache_path;
   model.filter = request.filter;
   model.estimated_size_bytes = request.estimated_size_mb * kBytesPerMb;
+  model.token_credential = request.token_credential;
   return model;
 }
 
@@ -259,6 +262,10 @@ absl::Status Registry::ApplyUpdate(const ModelUpdate& update, Model& model) cons
     }
     model.estimated_size_bytes = update.estimated_size_bytes;
   }
+  if (has("token_credential")) {
+    RETURN_IF_ERROR(ValidateTokenCredential(update.token_credential));
+    model.token_credential = update.token_credential;
+  }
   if (has("hf_path")) {
     RETURN_IF_ERROR(ValidateRepoId(update.hf_path));
     model.hf_path = update.hf_path;
@@ -304,8 +311,8 @@ absl::Status Registry::CheckNotUsed(const std::string& model_name) {
 absl::StatusOr<ModelView> Registry::Update(const ModelUpdate& update) {
   RETURN_IF_ERROR(ValidateModelName(update.model_name));
   static constexpr std::string_view kFields[] = {
-      "trust_remote_code",    "revision", "allow_patterns", "ignore_patterns",
-      "estimated_size_bytes", "hf_path",  "cache_location", "cache_path"};
+      "trust_remote_code", "revision", "allow_patterns", "ignore_patterns", "estimated_size_bytes",
+      "token_credential",  "hf_path",  "cache_location", "cache_path"};
   if (update.mask.empty()) return InvalidField("update_mask", "names no field");
   for (const std::string& field : update.mask) {
     if (std::ranges::find(kFields, field) == std::end(kFields)) {

@@ -31,6 +31,7 @@ struct RegisterRequest {
   std::string cache_path;         // with "custom" only
   int64_t estimated_size_mb = 0;  // 10^6 bytes; 0: not known
   FileFilter filter;
+  std::string token_credential;  // empty: the daemon's own token
 };
 
 struct RegisteredModel {
@@ -39,7 +40,8 @@ struct RegisteredModel {
 };
 
 // The fields that `mask` names are taken from here. Names: trust_remote_code, revision,
-// allow_patterns, ignore_patterns, estimated_size_bytes; hf_path, cache_location, cache_path.
+// allow_patterns, ignore_patterns, estimated_size_bytes, token_credential; hf_path, cache_location,
+// cache_path.
 struct ModelUpdate {
   std::string model_name;
   std::vector<std::string> mask;
@@ -50,6 +52,7 @@ struct ModelUpdate {
   std::string cache_location;
   std::string cache_path;
   int64_t estimated_size_bytes = 0;  // 0 to 10^18
+  std::string token_credential;
 };
 
 struct SpaceRequest {

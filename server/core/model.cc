@@ -34,6 +34,19 @@ absl::Status ValidateModelName(std::string_view name) {
   return absl::OkStatus();
 }
 
+absl::Status ValidateTokenCredential(std::string_view name) {
+  const auto bad = [](std::string_view why) { return InvalidField("token_credential", why); };
+  if (name.size() > 255) return bad("is longer than 255 characters");
+  const auto legal = [](char c) { return IsAlnum(c) || c == '.' || c == '_' || c == '-'; };
+  if (!std::ranges::all_of(name, legal)) {
+    return bad("must be the name of a credential: A-Z a-z 0-9 . _ - only");
+  }
+  if (!name.empty() && name.find_first_not_of('.') == std::string_view::npos) {
+    return bad("is dots alone");
+  }
+  return absl::OkStatus();
+}
+
 std::string_view ModelStateName(ModelState state) {
   switch (state) {
     case ModelState::kUnspecified:

@@ -21,6 +21,10 @@ using TimePoint = std::chrono::system_clock::time_point;
 // INVALID_FIELD (field "model_name") unless it is [A-Za-z0-9][A-Za-z0-9._-]{0,95}.
 absl::Status ValidateModelName(std::string_view name);
 
+// INVALID_FIELD (field "token_credential") unless it is the name of a file that can lie in a folder
+// of credentials: A-Z a-z 0-9 . _ - only, not dots alone, at most 255. Empty is fine: none.
+absl::Status ValidateTokenCredential(std::string_view name);
+
 // A row of modelregistry: identity and wanted revision, never what is observed.
 struct Model {
   int64_t id = 0;
@@ -35,7 +39,8 @@ struct Model {
   int64_t estimated_size_bytes = 0;  // the caller's or the hub's, 0: unknown
   int64_t size_bytes = 0;            // of the complete copy at `commit`, else 0
   FileFilter filter;
-  std::string inspection_json;  // what `modeld-engine inspect` said of `commit`, else empty
+  std::string token_credential;  // name of the credential with the hub's token, else empty
+  std::string inspection_json;   // what `modeld-engine inspect` said of `commit`, else empty
   TimePoint create_time;
   TimePoint update_time;
 };

@@ -118,6 +118,7 @@ absl::Status Answer::Nonsense(const std::string& message) {
 absl::Status Answer::OnHeaders(const HttpResponse& response) {
   const int status = response.status;
   result_.retry_after = RetryAfterOf(response);
+  if (request_.on_headers) request_.on_headers(response);
   if (status == 206) return TakePartial(response);
   if (status == 200) return TakeWhole(response);
   const std::string answered = absl::StrCat("answered ", status);

@@ -41,6 +41,7 @@ struct BodyRequest {
   std::chrono::milliseconds stall_timeout{20'000};
   bool without_range =
       false;  // ask for all and skip what is there: for servers whose ranges are wrong
+  std::function<void(const HttpResponse&)> on_headers;  // of every answer; may be empty
 };
 
 // Fetches the bytes from part.received() on. A 200 to a range is read from its beginning and the

@@ -88,7 +88,7 @@ std::unique_ptr<Job> DownloadPool::Rep::Next() {
 }
 
 void DownloadPool::Rep::Work() {
-  HttpClient http;
+  HttpClient http(hub.options().http);
   while (std::unique_ptr<Job> job = Next()) {
     Run(*job, http);
     MutexLock lock(mutex);

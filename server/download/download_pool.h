@@ -25,6 +25,7 @@ struct FileDownload {
   std::string cache_name;  // for metrics
   std::string cache_path;
   std::string repo_id;
+  std::string token_credential;  // as in HubRepo
   std::string commit;
   RepoFile file;
   int32_t priority = 0;

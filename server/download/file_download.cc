@@ -49,7 +49,7 @@ class Download {
         tools_(tools),
         stop_(std::move(stop)),
         repo_(job.cache_path, job.repo_id),
-        origin_of_hub_(tools.hub.options().endpoint) {}
+        hub_repo_{job.repo_id, job.token_credential} {}
 
   absl::StatusOr<FileResult> Run();
 
@@ -73,13 +73,13 @@ class Download {
   const DownloadTools& tools_;
   const std::stop_token stop_;
   const RepoCache repo_;
-  const std::string origin_of_hub_;
+  const HubRepo hub_repo_;
 
   std::optional<FileLock> lock_;
   std::unique_ptr<PartFile> part_;
   std::string part_path_;
-  std::string url_;  // where the body is; empty: not known (any more)
-  bool send_token_ = false;
+  std::string url_;         // where the body is; empty: not known (any more)
+  std::string endpoint_;    // of the hub, that named url_
   bool asked_hub_ = false;  // url_ came from HubClient::Locate
   int redirects_ = 0;
   int refusals_ = 0;
@@ -209,6 +209,7 @@ absl::StatusOr<std::string> Download::FetchUntilRight() {
     tools_.metrics.download_retries.Add({{"reason", "digest"}}).Increment();
     if (absl::Status restarted = part_->Restart(); !restarted.ok()) return DiskError(restarted);
     counted_written_ = 0;
+    tools_.hub.SetAside(endpoint_);
     url_.clear();
   }
   return Error(Reason::kDigestMismatch,
@@ -221,10 +222,10 @@ absl::Status Download::FetchUntilWhole() {
   while (!part_->whole()) {
     if (url_.empty()) {
       const absl::Status located = Locate();
-      if (HasReason(located, Reason::kHubUnavailable)) {
-        RETURN_IF_ERROR(PauseAfter({.status = located,
-                                    .reason = "hub_unavailable",
-                                    .retry_after = DetailsOf(located).retry_after}));
+      const auto retry_after = DetailsOf(located).retry_after;
+      if (HasReason(located, Reason::kHubUnavailable) && retry_after) {
+        RETURN_IF_ERROR(PauseAfter(
+            {.status = located, .reason = "hub_unavailable", .retry_after = retry_after}));
         continue;
       }
       RETURN_IF_ERROR(located);
@@ -261,13 +262,13 @@ absl::Status Download::FetchUntilWhole() {
 absl::Status Download::Locate() {
   redirects_ = 0;
   if (!job_.file.lfs && !asked_hub_ && refusals_ == 0) {
-    url_ = absl::StrCat(tools_.hub.options().endpoint, "/", job_.repo_id, "/resolve/", job_.commit,
-                        "/", PercentEncode(job_.file.path, "/"));
-    send_token_ = true;
+    const FileLocation address = tools_.hub.AddressOf(hub_repo_, job_.commit, job_.file.path);
+    url_ = address.url;
+    endpoint_ = address.endpoint;
     return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(const FileLocation location,
-                   tools_.hub.Locate(job_.repo_id, job_.commit, job_.file.path, {}, stop_));
+                   tools_.hub.Locate(hub_repo_, job_.commit, job_.file.path, {}, stop_));
   if (location.etag != job_.file.blob || location.size_bytes != job_.file.size_bytes) {
     return Error(Reason::kInvalidRepository,
                  absl::StrCat(job_.file.path, " of ", job_.repo_id, " is ", location.etag, " with ",
@@ -275,7 +276,7 @@ absl::Status Download::Locate() {
                               " with ", job_.file.size_bytes));
   }
   url_ = location.url;
-  send_token_ = location.send_token;
+  endpoint_ = location.endpoint;
   asked_hub_ = true;
   return absl::OkStatus();
 }
@@ -288,9 +289,16 @@ BodyResult Download::FetchOnce() {
   }
   BodyRequest request;
   request.url = url_;
-  // The token goes to the hub's own origin and nowhere else, whatever a redirect or a header says.
-  if (send_token_ && SameOrigin(url_, origin_of_hub_))
-    request.bearer_token = tools_.hub.options().token;
+  // By the origin alone, whatever a redirect or a header says.
+  absl::StatusOr<std::string> token = tools_.hub.TokenFor(hub_repo_, url_);
+  if (!token.ok()) return {.verdict = BodyVerdict::kFailed, .status = token.status()};
+  request.bearer_token = *std::move(token);
+  if (absl::Status turn = tools_.hub.WaitForTurn(hub_repo_, url_, stop_); !turn.ok()) {
+    return {.verdict = BodyVerdict::kFailed, .status = turn};
+  }
+  request.on_headers = [this](const HttpResponse& response) {
+    tools_.hub.Heed(hub_repo_, url_, response);
+  };
   request.connect_timeout = tools_.hub.options().connect_timeout;
   request.stall_timeout = tools_.options.stall_timeout;
   request.without_range = bad_ranges_ >= kBadRangesMax;
@@ -351,11 +359,15 @@ absl::Status Download::PauseAfter(const BodyResult& result) {
                        result.retry_after.value_or(milliseconds(30'000)));
   }
   if (result.retry_after) {
-    const absl::StatusOr<std::string> origin = UrlOrigin(url_.empty() ? origin_of_hub_ : url_);
+    const absl::StatusOr<std::string> origin =
+        UrlOrigin(url_.empty() ? tools_.hub.options().endpoint : url_);
     if (origin.ok()) tools_.pauses.Pause(*origin, *result.retry_after);
   }
   // A new place may be better than one that fails again and again.
-  if (++attempts_ % kAttemptsAtOnePlace == 0) url_.clear();
+  const bool nobody_there = result.reason == "connect" || result.reason == "resolve";
+  const bool often = ++attempts_ % kAttemptsAtOnePlace == 0;
+  const bool elsewhere = (often || nobody_there) && tools_.hub.SetAside(endpoint_);
+  if (often || elsewhere) url_.clear();
   if (result.retry_after || result.body_bytes >= kGoodProgress) return absl::OkStatus();
   const milliseconds wait = BackoffOf(attempts_ - 1, tools_.hub.options().backoff_base);
   return tools_.clock.Sleep(wait, stop_) ? absl::OkStatus() : Cancelled();

@@ -140,6 +140,7 @@ absl::Status Snapshot::Submit(const Indexes& indexes, std::latch& settled) {
   job.cache_name = request_.cache_name;
   job.cache_path = request_.cache_path;
   job.repo_id = request_.repo_id;
+  job.token_credential = request_.token_credential;
   job.commit = request_.listing.commit;
   job.file = files_[indexes.front()];
   job.priority = request_.priority;

@@ -26,6 +26,7 @@ struct SnapshotRequest {
   std::string cache_name;  // "primary", ...: for metrics
   std::string cache_path;
   std::string repo_id;
+  std::string token_credential;  // as in HubRepo
   std::string revision;  // the name asked for: refs/<revision> moves to the commit at the end
   RepoListing listing;   // at the pinned commit, whole
   FileFilter filter;     // which of its files are wanted

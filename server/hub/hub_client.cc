@@ -17,6 +17,8 @@
 #include "server/curl/url.h"
 #include "server/hub/hub_error.h"
 #include "server/hub/hub_json.h"
+#include "server/hub/hub_tokens.h"
+#include "server/hub/request_budget.h"
 
 namespace modeld {
 namespace {
@@ -31,15 +33,14 @@ constexpr size_t kJsonBytesMax = 64 << 20;    // of one answer
 constexpr int64_t kReadBytesMax = 128 << 20;  // of one ReadRange
 constexpr milliseconds kBackoffMax{30'000};
 constexpr size_t kIdleClientsMax = 16;
-// Where a token for the endpoint may go too: the public hub's own origins (hub-protocol.md 3.4).
-constexpr const char* kTrustedUrls[] = {"https://huggingface.co", "https://hub-ci.huggingface.co",
-                                        "https://hf.co"};
 
-// One call of the public interface.
+// One call of the public interface, at one endpoint.
 struct Call {
   HubSubject subject;
+  std::string token;  // of the repository; goes to where HubEndpoints lets it
   SteadyTime end;
   bool retry = true;
+  bool others = false;  // another endpoint can be asked after this one
   std::stop_token stop;
 };
 
@@ -61,9 +62,10 @@ struct Answer {
   }
 };
 
-std::string WithoutLineBreaks(std::string text) {
-  std::erase_if(text, [](char c) { return c == '\r' || c == '\n' || c == ' ' || c == '\t'; });
-  return text;
+std::string FileUrl(const std::string& endpoint, std::string_view repo, std::string_view revision,
+                    std::string_view path) {
+  return endpoint + "/" + std::string(repo) + "/resolve/" + PercentEncode(revision) + "/" +
+         PercentEncode(path, "/");
 }
 
 bool IsRedirect(int status) { return status >= 300 && status < 400 && status != 304; }
@@ -123,72 +125,97 @@ class Window {
 }  // namespace
 
 struct HubClient::Rep {
-  Rep(const Options& given, Clock& c) : options(Cleaned(given)), clock(c) {
-    trusted = {options.endpoint};
-    trusted.insert(trusted.end(), std::begin(kTrustedUrls), std::end(kTrustedUrls));
+  Rep(const Options& given, Clock& c)
+      : options(given),
+        clock(c),
+        endpoints(given.endpoint, given.mirrors, c),
+        tokens({.token = given.token,
+                .token_file = given.token_file,
+                .credentials_dir = given.credentials_dir}),
+        budget([this](const auto& bucket, milliseconds wait) { OnPause(bucket, wait); }, c) {
+    options.endpoint = endpoints.first();
   }
 
-  static Options Cleaned(Options given) {
-    while (given.endpoint.ends_with('/')) given.endpoint.pop_back();
-    given.token = WithoutLineBreaks(given.token);
-    return given;
-  }
-
-  Call NewCall(HubSubject subject, const Patience& patience, std::stop_token stop) const {
-    subject.endpoint = options.endpoint;
-    return {.subject = std::move(subject),
-            .end = clock.Steady() + patience.deadline,
-            .retry = patience.retry,
-            .stop = std::move(stop)};
-  }
-  absl::StatusOr<Call> NewFileCall(std::string_view repo, std::string_view commit,
+  absl::StatusOr<Call> NewCall(const HubRepo& repo, std::string_view revision,
+                               const Patience& patience, std::stop_token stop);
+  absl::StatusOr<Call> NewFileCall(const HubRepo& repo, std::string_view commit,
                                    std::string_view path, const Patience& patience,
-                                   const std::stop_token& stop) const {
-    RETURN_IF_ERROR(ValidateRepoId(repo));
-    RETURN_IF_ERROR(ValidateRevision(commit));
-    RETURN_IF_ERROR(ValidateFilePath(path));
-    return NewCall(
-        {.repo = std::string(repo), .revision = std::string(commit), .path = std::string(path)},
-        patience, stop);
-  }
-  bool IsTrusted(const std::string& url) const {
-    return std::any_of(trusted.begin(), trusted.end(),
-                       [&url](const std::string& t) { return SameOrigin(t, url); });
-  }
+                                   const std::stop_token& stop);
   HttpRequest NewRequest(HttpMethod method, const std::string& url, const Call& call) const;
+  std::optional<RequestBudget::Bucket> BucketOf(const std::string& url,
+                                                const std::string& credential) const;
 
   std::unique_ptr<HttpClient> Borrow();
   void GiveBack(std::unique_ptr<HttpClient> client);
 
+  // Runs `ask` with one endpoint after the other in the call's subject, until one answers.
+  absl::Status AskEndpoints(const Call& call, const std::function<absl::Status(const Call&)>& ask);
   absl::Status Retry(const Call& call, const std::function<HubFailure()>& attempt);
-  absl::Status WaitForPause(const Call& call);
+  HubFailure WaitForBudget(const std::string& url, const Call& call);
+  bool SetAside(const std::string& endpoint, const absl::Status& why);
+  void OnPause(const RequestBudget::Bucket& bucket, milliseconds wait) const;
+  absl::Status Offline() const;
+
   HubFailure Exchange(HttpMethod method, const std::string& url, const Call& call, Answer& answer);
   HubFailure GetJson(const std::string& url, const Call& call, Answer& answer);
   HubFailure ExchangeOnce(HttpClient& client, const HttpRequest& request, const Call& call,
                           Answer& answer);
+  HubFailure GetPage(const std::string& url, const Call& call, RepoListing& listing,
+                     std::string& next);
+  absl::StatusOr<RepoListing> ListAt(const Call& call);
   HubFailure LocateOnce(const Call& call, FileLocation& location);
   HubFailure ReadOnce(const FileLocation& location, const Call& call, const ByteRange& range,
                       std::string& bytes);
 
-  const Options options;
+  Options options;  // constant after construction
   Clock& clock;
-  const HttpSettings settings = HttpSettingsFromEnvironment();
-  std::vector<std::string> trusted;
+  HubEndpoints endpoints;
+  HubTokens tokens;
+  RequestBudget budget;
   Mutex mutex;
   std::vector<std::unique_ptr<HttpClient>> idle ABSL_GUARDED_BY(mutex);
-  // Until then the hub has asked everybody with this token or address to wait.
-  SteadyTime pause_end ABSL_GUARDED_BY(mutex);
 };
+
+absl::StatusOr<Call> HubClient::Rep::NewCall(const HubRepo& repo, std::string_view revision,
+                                             const Patience& patience, std::stop_token stop) {
+  RETURN_IF_ERROR(ValidateRepoId(repo.id));
+  RETURN_IF_ERROR(ValidateRevision(revision));
+  ASSIGN_OR_RETURN(std::string token, tokens.Get(repo.token_credential));
+  return Call{.subject = {.repo = repo.id,
+                          .revision = std::string(revision),
+                          .token_credential = repo.token_credential},
+              .token = std::move(token),
+              .end = clock.Steady() + patience.deadline,
+              .retry = patience.retry,
+              .stop = std::move(stop)};
+}
+
+absl::StatusOr<Call> HubClient::Rep::NewFileCall(const HubRepo& repo, std::string_view commit,
+                                                 std::string_view path, const Patience& patience,
+                                                 const std::stop_token& stop) {
+  ASSIGN_OR_RETURN(Call call, NewCall(repo, commit, patience, stop));
+  RETURN_IF_ERROR(ValidateFilePath(path));
+  call.subject.path = path;
+  return call;
+}
 
 HttpRequest HubClient::Rep::NewRequest(HttpMethod method, const std::string& url,
                                        const Call& call) const {
   const auto left = std::chrono::duration_cast<milliseconds>(call.end - clock.Steady());
   return {.method = method,
           .url = url,
-          .bearer_token = IsTrusted(url) ? options.token : "",
+          .bearer_token = endpoints.GetsToken(url) ? call.token : "",
           .connect_timeout = options.connect_timeout,
           .stall_timeout = options.first_byte_timeout,
           .deadline = std::max(left, milliseconds(1))};
+}
+
+std::optional<RequestBudget::Bucket> HubClient::Rep::BucketOf(const std::string& url,
+                                                              const std::string& credential) const {
+  if (!endpoints.IsHub(url)) return std::nullopt;
+  const auto origin = UrlOrigin(url);
+  if (!origin.ok()) return std::nullopt;
+  return RequestBudget::Bucket{*origin, KindOfRequest(url), credential};
 }
 
 std::unique_ptr<HttpClient> HubClient::Rep::Borrow() {
@@ -200,7 +227,7 @@ std::unique_ptr<HttpClient> HubClient::Rep::Borrow() {
       return client;
     }
   }
-  return std::make_unique<HttpClient>(settings);
+  return std::make_unique<HttpClient>(options.http);
 }
 
 void HubClient::Rep::GiveBack(std::unique_ptr<HttpClient> client) {
@@ -208,41 +235,87 @@ void HubClient::Rep::GiveBack(std::unique_ptr<HttpClient> client) {
   if (idle.size() < kIdleClientsMax) idle.push_back(std::move(client));
 }
 
-absl::Status HubClient::Rep::WaitForPause(const Call& call) {
-  const SteadyTime now = clock.Steady();
-  SteadyTime until;
-  {
-    MutexLock lock(mutex);
-    until = pause_end;
+// No RetryInfo: waiting does not help.
+absl::Status HubClient::Rep::Offline() const {
+  return Error(Reason::kHubUnavailable,
+               "modeld is offline (hub.offline or $HF_HUB_OFFLINE): " +
+                   UrlForLog(endpoints.first()) + " is not asked",
+               {{"offline", "true"}});
+}
+
+bool HubClient::Rep::SetAside(const std::string& endpoint, const absl::Status& why) {
+  if (!endpoints.SetAside(endpoint)) return false;
+  LogWarning("hub_endpoint_set_aside", {{"endpoint", UrlForLog(endpoint)}, {"error", why}});
+  if (options.on_detour) options.on_detour("mirror");
+  return true;
+}
+
+void HubClient::Rep::OnPause(const RequestBudget::Bucket& bucket, milliseconds wait) const {
+  LogWarning("hub_pause", {{"hub", bucket.origin},
+                           {"kind", bucket.kind == HubRequestKind::kApi ? "api" : "resolvers"},
+                           {"credential", bucket.credential},
+                           {"seconds", std::chrono::duration<double>(wait).count()}});
+  if (options.on_detour) options.on_detour("rate_limit");
+}
+
+absl::Status HubClient::Rep::AskEndpoints(const Call& call,
+                                          const std::function<absl::Status(const Call&)>& ask) {
+  if (options.offline) return Offline();
+  const std::vector<std::string> order = endpoints.Order();
+  absl::Status of_first;  // what the hub itself said
+  std::string of_mirrors;
+  for (size_t i = 0; i < order.size(); ++i) {
+    Call at = call;
+    at.subject.endpoint = order[i];
+    const auto left = static_cast<int>(order.size() - i);
+    at.others = left > 1;
+    at.end = clock.Steady() + (call.end - clock.Steady()) / left;
+    const absl::Status status = ask(at);
+    if (status.ok() || absl::IsCancelled(status)) return status;
+    const bool away = HasReason(status, Reason::kHubUnavailable);
+    if (order[i] == endpoints.first()) {
+      if (!away) return status;
+      of_first = status;
+    } else {
+      of_mirrors += "; mirror " + UrlForLog(order[i]) + ": " + std::string(status.message());
+    }
+    if (away) SetAside(order[i], status);
   }
-  if (until <= now) return absl::OkStatus();
-  const auto wait = std::chrono::ceil<milliseconds>(until - now);
-  if (until >= call.end) {
-    return Unavailable(Reason::kHubUnavailable,
-                       UrlForLog(options.endpoint) + " limits our requests for another " +
-                           std::to_string(wait.count() / 1000 + 1) + " s",
-                       wait);
+  if (of_mirrors.empty()) return of_first;
+  return ErrorWithDetails(of_first.code(), std::string(of_first.message()) + of_mirrors,
+                          DetailsOf(of_first));
+}
+
+// A failure, not to be tried again, when the turn comes after the end of the call.
+HubFailure HubClient::Rep::WaitForBudget(const std::string& url, const Call& call) {
+  const auto bucket = BucketOf(url, call.subject.token_credential);
+  while (bucket) {
+    const auto wait = budget.Take(*bucket);
+    if (!wait) break;
+    if (clock.Steady() + *wait >= call.end) {
+      return {.status =
+                  Unavailable(Reason::kHubUnavailable,
+                              UrlForLog(bucket->origin) + " limits our requests for another " +
+                                  std::to_string(wait->count() / 1000 + 1) + " s",
+                              *wait)};
+    }
+    if (!clock.Sleep(*wait, call.stop)) return {.status = absl::CancelledError("stopped")};
   }
-  return clock.Sleep(wait, call.stop) ? absl::OkStatus() : absl::CancelledError("stopped");
+  return {};
 }
 
 absl::Status HubClient::Rep::Retry(const Call& call, const std::function<HubFailure()>& attempt) {
   for (int retries = 0;; ++retries) {
-    RETURN_IF_ERROR(WaitForPause(call));
     if (call.stop.stop_requested()) return absl::CancelledError("stopped");
     const HubFailure failure = attempt();
     if (failure.status.ok() || !failure.retry) return failure.status;
-    const SteadyTime now = clock.Steady();
-    if (failure.wait) {
-      MutexLock lock(mutex);
-      pause_end = std::max(pause_end, now + *failure.wait);
-    }
     if (!call.retry || retries >= options.retries_max) return failure.status;
+    if (failure.unreachable && call.others) return failure.status;
     const milliseconds step =
         std::min(options.backoff_base * (1 << std::min(retries, 10)), kBackoffMax);
     const auto backoff = std::chrono::duration_cast<milliseconds>(step * RandomUnit());
     const milliseconds wait = std::max(backoff, failure.wait.value_or(milliseconds(0)));
-    if (now + wait >= call.end) return failure.status;
+    if (clock.Steady() + wait >= call.end) return failure.status;
     LogInfo("hub_request_failed", {{"error", failure.status},
                                    {"retry", retries + 1},
                                    {"wait_seconds", std::chrono::duration<double>(wait).count()}});
@@ -252,6 +325,8 @@ absl::Status HubClient::Rep::Retry(const Call& call, const std::function<HubFail
 
 HubFailure HubClient::Rep::ExchangeOnce(HttpClient& client, const HttpRequest& request,
                                         const Call& call, Answer& answer) {
+  HubFailure too_early = WaitForBudget(request.url, call);
+  if (!too_early.status.ok()) return too_early;
   answer.body.clear();
   answer.url = request.url;
   bool too_long = false;
@@ -266,11 +341,14 @@ HubFailure HubClient::Rep::ExchangeOnce(HttpClient& client, const HttpRequest& r
       call.stop);
   if (too_long) return NonsenseAnswer("answered more than 64 MiB", call.subject, false);
   if (!response.ok()) return TransferFailure(response.status(), call.subject);
+  if (const auto bucket = BucketOf(request.url, call.subject.token_credential)) {
+    budget.Heed(*bucket, *response);
+  }
   answer.response = *std::move(response);
   return {};
 }
 
-// Follows redirects within one origin and to the trusted ones; another origin ends the chain and is
+// Follows redirects within one origin and to those of a hub; another origin ends the chain and is
 // left to the caller in foreign_url.
 HubFailure HubClient::Rep::Exchange(HttpMethod method, const std::string& url, const Call& call,
                                     Answer& answer) {
@@ -288,7 +366,7 @@ HubFailure HubClient::Rep::Exchange(HttpMethod method, const std::string& url, c
     }
     const auto target = ResolveUrl(request.url, location);
     if (!target.ok()) return NonsenseAnswer("redirects to no URL", call.subject, false);
-    if (!IsTrusted(*target) && !SameOrigin(request.url, *target)) {
+    if (!endpoints.IsHub(*target) && !SameOrigin(request.url, *target)) {
       answer.foreign_url = *target;
       GiveBack(std::move(client));
       return {};
@@ -313,76 +391,85 @@ HubClient::~HubClient() = default;
 
 const HubClient::Options& HubClient::options() const { return rep_->options; }
 
-absl::StatusOr<std::string> HubClient::ResolveRevision(std::string_view repo,
+absl::StatusOr<std::string> HubClient::ResolveRevision(const HubRepo& repo,
                                                        std::string_view revision,
                                                        const Patience& patience,
                                                        std::stop_token stop) {
-  RETURN_IF_ERROR(ValidateRepoId(repo));
-  RETURN_IF_ERROR(ValidateRevision(revision));
+  RETURN_IF_ERROR(ValidateRepoId(repo.id));
   if (IsCommit(revision)) return std::string(revision);
-  const Call call = rep_->NewCall({.repo = std::string(repo), .revision = std::string(revision)},
-                                  patience, std::move(stop));
-  const std::string url = rep_->options.endpoint + "/api/models/" + call.subject.repo +
-                          "/revision/" + PercentEncode(revision);
+  ASSIGN_OR_RETURN(const Call call, rep_->NewCall(repo, revision, patience, std::move(stop)));
   std::string commit;
-  RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
-    Answer answer;
-    HubFailure failure = rep_->GetJson(url, call, answer);
-    if (!failure.status.ok()) return failure;
-    auto parsed = ParseRevision(answer.body);
-    if (absl::IsInvalidArgument(parsed.status())) {
-      return NonsenseAnswer("answered no JSON", call.subject, true);
-    }
-    if (!parsed.ok()) return {.status = parsed.status()};
-    commit = *std::move(parsed);
-    return {};
+  RETURN_IF_ERROR(rep_->AskEndpoints(call, [&](const Call& at) {
+    const std::string url = at.subject.endpoint + "/api/models/" + at.subject.repo + "/revision/" +
+                            PercentEncode(at.subject.revision);
+    return rep_->Retry(at, [&]() -> HubFailure {
+      Answer answer;
+      HubFailure failure = rep_->GetJson(url, at, answer);
+      if (!failure.status.ok()) return failure;
+      auto parsed = ParseRevision(answer.body);
+      if (absl::IsInvalidArgument(parsed.status())) {
+        return NonsenseAnswer("answered no JSON", at.subject, true);
+      }
+      if (!parsed.ok()) return {.status = parsed.status()};
+      commit = *std::move(parsed);
+      return {};
+    });
   }));
   return commit;
 }
 
-absl::StatusOr<RepoListing> HubClient::ListFiles(std::string_view repo, std::string_view commit,
-                                                 const Patience& patience, std::stop_token stop) {
-  RETURN_IF_ERROR(ValidateRepoId(repo));
-  RETURN_IF_ERROR(ValidateRevision(commit));
-  const Call call = rep_->NewCall({.repo = std::string(repo), .revision = std::string(commit)},
-                                  patience, std::move(stop));
-  std::string url = rep_->options.endpoint + "/api/models/" + call.subject.repo + "/tree/" +
-                    PercentEncode(commit) + "?recursive=true&expand=false";
-  RepoListing listing{.commit = std::string(commit)};
+HubFailure HubClient::Rep::GetPage(const std::string& url, const Call& call, RepoListing& listing,
+                                   std::string& next) {
+  Answer answer;
+  HubFailure failure = GetJson(url, call, answer);
+  if (!failure.status.ok()) return failure;
+  const size_t files_before = listing.files.size();
+  const absl::Status parsed = AppendTreePage(answer.body, listing.files);
+  if (absl::IsInvalidArgument(parsed)) {
+    listing.files.resize(files_before);
+    return NonsenseAnswer("answered no JSON", call.subject, true);
+  }
+  if (!parsed.ok()) return {.status = parsed};
+  const auto link = NextLink(answer.response);
+  if (!link) return {};
+  auto target = ResolveUrl(answer.url, *link);
+  if (!target.ok() || *target == url) return Invalid("the listing's next page is no other page");
+  next = *std::move(target);  // NewRequest gives it our token only where that may go
+  return {};
+}
+
+// All pages come from one endpoint: another one may cut them elsewhere.
+absl::StatusOr<RepoListing> HubClient::Rep::ListAt(const Call& call) {
+  const HubSubject& asked = call.subject;
+  std::string url = asked.endpoint + "/api/models/" + asked.repo + "/tree/" +
+                    PercentEncode(asked.revision) + "?recursive=true&expand=false";
+  RepoListing listing{.commit = asked.revision};
   for (int page = 0; !url.empty(); ++page) {
     if (page == kPagesMax || listing.files.size() > kFilesMax) {
-      return Invalid("the listing of " + call.subject.repo + " does not end").status;
+      return Invalid("the listing of " + asked.repo + " does not end").status;
     }
     std::string next;
-    RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
-      Answer answer;
-      HubFailure failure = rep_->GetJson(url, call, answer);
-      if (!failure.status.ok()) return failure;
-      const size_t files_before = listing.files.size();
-      const absl::Status parsed = AppendTreePage(answer.body, listing.files);
-      if (absl::IsInvalidArgument(parsed)) {
-        listing.files.resize(files_before);
-        return NonsenseAnswer("answered no JSON", call.subject, true);
-      }
-      if (!parsed.ok()) return {.status = parsed};
-      const auto link = NextLink(answer.response);
-      if (!link) return {};
-      auto target = ResolveUrl(answer.url, *link);
-      if (!target.ok() || *target == url)
-        return Invalid("the listing's next page is no other page");
-      next = *std::move(target);  // NewRequest gives it our token only where that is trusted
-      return {};
-    }));
+    RETURN_IF_ERROR(Retry(call, [&] { return GetPage(url, call, listing, next); }));
     url = next;
   }
   RETURN_IF_ERROR(FinishListing(listing.files));
   return listing;
 }
 
+absl::StatusOr<RepoListing> HubClient::ListFiles(const HubRepo& repo, std::string_view commit,
+                                                 const Patience& patience, std::stop_token stop) {
+  ASSIGN_OR_RETURN(const Call call, rep_->NewCall(repo, commit, patience, std::move(stop)));
+  RepoListing listing;
+  RETURN_IF_ERROR(rep_->AskEndpoints(call, [&](const Call& at) -> absl::Status {
+    ASSIGN_OR_RETURN(listing, rep_->ListAt(at));
+    return absl::OkStatus();
+  }));
+  return listing;
+}
+
 HubFailure HubClient::Rep::LocateOnce(const Call& call, FileLocation& location) {
   const HubSubject& file = call.subject;
-  const std::string url = options.endpoint + "/" + file.repo + "/resolve/" +
-                          PercentEncode(file.revision) + "/" + PercentEncode(file.path, "/");
+  const std::string url = FileUrl(file.endpoint, file.repo, file.revision, file.path);
   Answer answer;
   HubFailure failure = Exchange(HttpMethod::kHead, url, call, answer);
   if (!failure.status.ok()) return failure;
@@ -407,16 +494,19 @@ HubFailure HubClient::Rep::LocateOnce(const Call& call, FileLocation& location) 
   if (!size) return NonsenseAnswer("does not tell the size", call.subject, false);
   location.size_bytes = *size;
   location.url = here ? answer.url : answer.foreign_url;
-  location.send_token = IsTrusted(location.url);
+  location.send_token = endpoints.GetsToken(location.url);
+  location.endpoint = file.endpoint;
   return {};
 }
 
-absl::StatusOr<FileLocation> HubClient::Locate(std::string_view repo, std::string_view commit,
+absl::StatusOr<FileLocation> HubClient::Locate(const HubRepo& repo, std::string_view commit,
                                                std::string_view path, const Patience& patience,
                                                std::stop_token stop) {
   ASSIGN_OR_RETURN(const Call call, rep_->NewFileCall(repo, commit, path, patience, stop));
   FileLocation location;
-  RETURN_IF_ERROR(rep_->Retry(call, [&] { return rep_->LocateOnce(call, location); }));
+  RETURN_IF_ERROR(rep_->AskEndpoints(call, [&](const Call& at) {
+    return rep_->Retry(at, [&] { return rep_->LocateOnce(at, location); });
+  }));
   return location;
 }
 
@@ -444,17 +534,22 @@ HubFailure HubClient::Rep::ReadOnce(const FileLocation& location, const Call& ca
     window.Take(piece);
     return window.full() ? absl::AbortedError("enough") : absl::OkStatus();
   };
+  HubFailure too_early = WaitForBudget(location.url, call);
+  if (!too_early.status.ok()) return too_early;
   std::unique_ptr<HttpClient> client = Borrow();
   const auto response = client->Send(request, on_head, on_body, call.stop);
   GiveBack(std::move(client));
+  if (const auto bucket = BucketOf(location.url, call.subject.token_credential)) {
+    budget.Heed(*bucket, head);
+  }
 
   if (window.full()) {
     bytes = std::move(window.bytes());
     return {};
   }
   if (head.status >= 400) {
-    return location.send_token ? HubRefusal(head, call.subject)
-                               : StorageRefusal(head, call.subject);
+    return endpoints.IsHub(location.url) ? HubRefusal(head, call.subject)
+                                         : StorageRefusal(head, call.subject);
   }
   if (response.ok() || absl::IsAborted(response.status())) {
     return NonsenseAnswer("sent other bytes than asked for", call.subject, true);
@@ -462,7 +557,7 @@ HubFailure HubClient::Rep::ReadOnce(const FileLocation& location, const Call& ca
   return TransferFailure(response.status(), call.subject);
 }
 
-absl::StatusOr<std::string> HubClient::ReadRange(std::string_view repo, std::string_view commit,
+absl::StatusOr<std::string> HubClient::ReadRange(const HubRepo& repo, std::string_view commit,
                                                  std::string_view path, int64_t offset,
                                                  int64_t length, const Patience& patience,
                                                  std::stop_token stop) {
@@ -471,22 +566,61 @@ absl::StatusOr<std::string> HubClient::ReadRange(std::string_view repo, std::str
                                         std::to_string(offset) + " was asked for");
   }
   ASSIGN_OR_RETURN(const Call call, rep_->NewFileCall(repo, commit, path, patience, stop));
-  std::optional<FileLocation> location;
   std::string bytes;
-  RETURN_IF_ERROR(rep_->Retry(call, [&]() -> HubFailure {
-    if (!location) {
-      FileLocation found;
-      HubFailure failure = rep_->LocateOnce(call, found);
-      if (!failure.status.ok()) return failure;
-      location = std::move(found);
-    }
-    const ByteRange range{offset, std::min(length, location->size_bytes - offset)};
-    if (range.length <= 0) return {};
-    HubFailure failure = rep_->ReadOnce(*location, call, range, bytes);
-    if (!failure.status.ok()) location.reset();  // its URL may have expired
-    return failure;
+  RETURN_IF_ERROR(rep_->AskEndpoints(call, [&](const Call& at) {
+    std::optional<FileLocation> location;
+    return rep_->Retry(at, [&]() -> HubFailure {
+      if (!location) {
+        FileLocation found;
+        HubFailure failure = rep_->LocateOnce(at, found);
+        if (!failure.status.ok()) return failure;
+        location = std::move(found);
+      }
+      const ByteRange range{offset, std::min(length, location->size_bytes - offset)};
+      if (range.length <= 0) return {};
+      HubFailure failure = rep_->ReadOnce(*location, at, range, bytes);
+      if (!failure.status.ok()) location.reset();  // its URL may have expired
+      return failure;
+    });
   }));
   return bytes;
+}
+
+FileLocation HubClient::AddressOf(const HubRepo& repo, std::string_view commit,
+                                  std::string_view path) const {
+  FileLocation location;
+  location.endpoint = rep_->endpoints.Order().front();
+  location.url = FileUrl(location.endpoint, repo.id, commit, path);
+  location.send_token = rep_->endpoints.GetsToken(location.url);
+  return location;
+}
+
+absl::StatusOr<std::string> HubClient::TokenFor(const HubRepo& repo, const std::string& url) const {
+  if (!rep_->endpoints.GetsToken(url)) return std::string();
+  return rep_->tokens.Get(repo.token_credential);
+}
+
+absl::Status HubClient::WaitForTurn(const HubRepo& repo, const std::string& url,
+                                    std::stop_token stop) {
+  if (rep_->options.offline) return rep_->Offline();
+  const auto bucket = rep_->BucketOf(url, repo.token_credential);
+  while (bucket) {
+    const auto wait = rep_->budget.Take(*bucket);
+    if (!wait) break;
+    if (!rep_->clock.Sleep(*wait, stop)) return absl::CancelledError("stopped");
+  }
+  return absl::OkStatus();
+}
+
+void HubClient::Heed(const HubRepo& repo, const std::string& url, const HttpResponse& response) {
+  if (const auto bucket = rep_->BucketOf(url, repo.token_credential)) {
+    rep_->budget.Heed(*bucket, response);
+  }
+}
+
+bool HubClient::SetAside(const std::string& endpoint) {
+  return rep_->SetAside(endpoint,
+                        absl::UnavailableError("bytes from there do not come, or are wrong"));
 }
 
 }  // namespace modeld

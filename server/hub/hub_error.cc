@@ -94,11 +94,35 @@ std::optional<milliseconds> AskedWait(const HttpResponse& response) {
                                 kWaitMax);
 }
 
+std::optional<RequestQuota> ParseQuota(const HttpResponse& response) {
+  std::string_view rest = response.Header("RateLimit").value_or("");
+  std::optional<RequestQuota> fewest;
+  while (!rest.empty()) {
+    const std::string_view item = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(item.size() + 1, rest.size()));
+    const auto left = Parameter(item, "r");
+    const auto reset = Parameter(item, "t");
+    if (!left || !reset || *left < 0 || *reset < 0) continue;
+    if (fewest && fewest->left <= *left) continue;
+    fewest = RequestQuota{.left = *left, .reset = std::min(seconds(*reset), kWaitMax)};
+  }
+  if (!fewest) return std::nullopt;
+  const std::string_view policy = response.Header("RateLimit-Policy").value_or("");
+  fewest->quota = std::max<int64_t>(Parameter(policy, "q").value_or(0), 0);
+  fewest->window =
+      std::min(seconds(std::max<int64_t>(Parameter(policy, "w").value_or(0), 0)), kWaitMax);
+  return fewest;
+}
+
 HubFailure HubRefusal(const HttpResponse& response, const HubSubject& subject) {
   const std::string_view code = response.Header("X-Error-Code").value_or("");
   const std::string_view message = response.Header("X-Error-Message").value_or("");
   const bool bad_token = message == "Invalid credentials in Authorization header";
   const std::string at = " at " + UrlForLog(subject.endpoint);
+  const std::string with_token =
+      subject.token_credential.empty()
+          ? "this token"
+          : "the token of credential \"" + subject.token_credential + "\"";
 
   if (code == "RevisionNotFound") {
     return Refused(Reason::kHubRevisionNotFound,
@@ -119,10 +143,10 @@ HubFailure HubRefusal(const HttpResponse& response, const HubSubject& subject) {
   if (code == "RepoNotFound" || (response.status == 401 && !bad_token)) {
     return Refused(Reason::kHubRepoNotFound,
                    "there is no repository " + subject.repo + at +
-                       ", or it is private and not visible with this token",
+                       ", or it is private and not visible with " + with_token,
                    subject, {"repository", subject.repo});
   }
-  if (response.status == 401) return Denied("the hub rejects the token", subject);
+  if (response.status == 401) return Denied("the hub rejects " + with_token, subject);
   if (response.status == 403) return Denied("forbidden. " + ServerText(message), subject);
   return Unhealthy(response, UrlForLog(subject.endpoint), subject);
 }
@@ -142,7 +166,9 @@ HubFailure TransferFailure(const absl::Status& status, const HubSubject& subject
   return {
       .status = Unavailable(Reason::kHubUnavailable,
                             Subject(subject) + ": " + std::string(status.message()), kRetryAfter),
-      .retry = retry};
+      .retry = retry,
+      .unreachable = kind == HttpFailure::kResolve || kind == HttpFailure::kConnect ||
+                     kind == HttpFailure::kTls};
 }
 
 HubFailure NonsenseAnswer(std::string_view what, const HubSubject& subject, bool retry) {

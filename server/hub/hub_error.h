@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -15,13 +16,15 @@ namespace modeld {
 struct HubSubject {
   std::string endpoint;
   std::string repo;
-  std::string revision;  // empty: none was part of the request
-  std::string path;      // empty: as above
+  std::string revision;          // empty: none was part of the request
+  std::string path;              // empty: as above
+  std::string token_credential;  // whose token was sent; empty: the daemon's own
 };
 
 struct HubFailure {
   absl::Status status;                            // OK: no failure
   bool retry = false;                             // the same request may succeed later
+  bool unreachable = false;                       // nobody answered: no host, no connection, no TLS
   std::optional<std::chrono::milliseconds> wait;  // what the server asked for
 };
 
@@ -41,5 +44,15 @@ HubFailure NonsenseAnswer(std::string_view what, const HubSubject& subject, bool
 // How long RateLimit ("r=0;t=12") or Retry-After ask to wait, with a second to spare; at most an
 // hour.
 std::optional<std::chrono::milliseconds> AskedWait(const HttpResponse& response);
+
+// What RateLimit ("resolvers";r=2999;t=287) and RateLimit-Policy ("fixed window";"resolvers";
+// q=3000;w=300) say; of several limits the one with the fewest requests left.
+struct RequestQuota {
+  int64_t left = 0;
+  std::chrono::seconds reset{0};   // until the window ends
+  int64_t quota = 0;               // of a window; 0: not said
+  std::chrono::seconds window{0};  // 0: not said
+};
+std::optional<RequestQuota> ParseQuota(const HttpResponse& response);
 
 }  // namespace modeld

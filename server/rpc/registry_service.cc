@@ -28,7 +28,8 @@ RegisterRequest FromProto(const v1::RegisterModelRequest& request) {
           .cache_location = request.cache_location(),
           .cache_path = request.cache_path(),
           .estimated_size_mb = request.estimated_size_mb(),
-          .filter = FilterOf(request)};
+          .filter = FilterOf(request),
+          .token_credential = request.token_credential()};
 }
 
 ModelUpdate FromProto(const v1::UpdateModelRequest& request) {
@@ -41,7 +42,8 @@ ModelUpdate FromProto(const v1::UpdateModelRequest& request) {
           .hf_path = model.hf_path(),
           .cache_location = model.cache_location(),
           .cache_path = model.cache_path(),
-          .estimated_size_bytes = model.estimated_size_bytes()};
+          .estimated_size_bytes = model.estimated_size_bytes(),
+          .token_credential = model.token_credential()};
 }
 
 v1::SpaceCheck ToProto(const SpaceCheck& check) {

@@ -15,9 +15,10 @@ std::string Columns() {
          " COALESCE(m.trust_remote_code, false), COALESCE(m.cache_location, 'primary'),"
          " COALESCE(m.cache_path, ''), m.snapshot_path, m.estimated_size_bytes, m.size_bytes,"
          " m.allow_patterns, m.ignore_patterns, COALESCE(m.inspection::text, ''), " +
-         MicrosecondsSql("m.create_time") + ", " + MicrosecondsSql("m.update_time");
+         MicrosecondsSql("m.create_time") + ", " + MicrosecondsSql("m.update_time") +
+         ", m.token_credential";
 }
-constexpr pqxx::row::size_type kColumnCount = 16;
+constexpr pqxx::row::size_type kColumnCount = 17;
 
 // A location that another program invented must not hide the row: its path is what counts.
 CacheLocation LocationOf(const std::string& name, const std::string& cache_path) {
@@ -44,6 +45,7 @@ Model ToModel(const pqxx::row& row) {
   model.inspection_json = row[13].as<std::string>();
   model.create_time = Time(row[14]);
   model.update_time = Time(row[15]);
+  model.token_credential = row[16].as<std::string>();
   return model;
 }
 
@@ -100,14 +102,15 @@ Model WriteRow(pqxx::dbtransaction& transaction, const Model& before, const Mode
       " cache_path = CASE WHEN $8 THEN NULLIF($9, '') ELSE m.cache_path END,"
       " snapshot_path = $10, estimated_size_bytes = $11, size_bytes = $12,"
       " allow_patterns = $13::jsonb, ignore_patterns = $14::jsonb,"
-      " inspection = NULLIF($15, '')::jsonb, update_time = now()"
+      " inspection = NULLIF($15, '')::jsonb, token_credential = $16, update_time = now()"
       " WHERE m.id = $1 RETURNING " +
           Columns(),
       before.id, Text(model.hf_path), Text(model.revision), Text(model.commit),
       model.trust_remote_code, moved, std::string(CacheLocationName(model.cache_location)),
       new_path, Text(model.cache_path), Text(model.snapshot_path), model.estimated_size_bytes,
       model.size_bytes, PatternsJson(model.filter.allow_patterns),
-      PatternsJson(model.filter.ignore_patterns), JsonbText(model.inspection_json));
+      PatternsJson(model.filter.ignore_patterns), JsonbText(model.inspection_json),
+      Text(model.token_credential));
   return ToModel(row);
 }
 
@@ -119,15 +122,16 @@ absl::StatusOr<Model> ModelsTable::Insert(const Model& model) {
     const pqxx::result rows = transaction.exec_params(
         "INSERT INTO modelregistry AS m (model_name, hf_path, revision, commit,"
         " trust_remote_code, cache_location, cache_path, snapshot_path, estimated_size_bytes,"
-        " size_bytes, allow_patterns, ignore_patterns, inspection)"
+        " size_bytes, allow_patterns, ignore_patterns, inspection, token_credential)"
         " VALUES ($1, $2, $3, $4, $5, $6, NULLIF($7, ''), $8, $9, $10, $11::jsonb, $12::jsonb,"
-        " NULLIF($13, '')::jsonb) ON CONFLICT (model_name) DO NOTHING RETURNING " +
+        " NULLIF($13, '')::jsonb, $14) ON CONFLICT (model_name) DO NOTHING RETURNING " +
             Columns(),
         Text(model.model_name), Text(model.hf_path), Text(model.revision), Text(model.commit),
         model.trust_remote_code, std::string(CacheLocationName(model.cache_location)),
         Text(model.cache_path), Text(model.snapshot_path), model.estimated_size_bytes,
         model.size_bytes, PatternsJson(model.filter.allow_patterns),
-        PatternsJson(model.filter.ignore_patterns), JsonbText(model.inspection_json));
+        PatternsJson(model.filter.ignore_patterns), JsonbText(model.inspection_json),
+        Text(model.token_credential));
     if (rows.empty()) {
       return Error(Reason::kModelAlreadyExists,
                    "a model is named \"" + model.model_name + "\" already",

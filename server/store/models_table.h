@@ -26,8 +26,8 @@ class ModelsTable {
   absl::StatusOr<Model> Get(std::string_view model_name);
   absl::StatusOr<Model> GetById(int64_t id);
   // Runs `change` on the row, locked, and writes what it left: trust_remote_code, revision,
-  // patterns, hf_path, location, sizes, inspection. An error from `change` is handed on. Gives the
-  // new row. MODEL_NOT_FOUND.
+  // patterns, hf_path, location, sizes, inspection, token_credential. An error from `change` is
+  // handed on. Gives the new row. MODEL_NOT_FOUND.
   absl::StatusOr<Model> Update(std::string_view model_name,
                                const std::function<absl::Status(Model&)>& change);
   // Moves the row to a complete snapshot.

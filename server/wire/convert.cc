@@ -58,6 +58,7 @@ modeld::v1::Model ToProto(const ModelView& view) {
       *out.mutable_preflight() = ToProto(*inspection);
     }
   }
+  out.set_token_credential(model.token_credential);
   out.mutable_allow_patterns()->Assign(model.filter.allow_patterns.begin(),
                                        model.filter.allow_patterns.end());
   out.mutable_ignore_patterns()->Assign(model.filter.ignore_patterns.begin(),

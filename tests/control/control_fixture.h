@@ -40,6 +40,7 @@ struct DaemonOptions {
   int64_t cpu_memory_bytes = 1'000'000'000;
   std::chrono::milliseconds hub_patience{5'000};
   bool with_loader = true;
+  bool offline = false;  // hub.offline
   Clock* loader_clock = &Clock::Real();
 };
 
@@ -50,6 +51,8 @@ struct Daemon {
         database({.url = o.database_url, .connect_timeout = std::chrono::milliseconds(500)}),
         tables(database),
         hub({.endpoint = o.hub_url,
+             .credentials_dir = o.folder + "/credentials",
+             .offline = o.offline,
              .retries_max = 1,
              .connect_timeout = std::chrono::milliseconds(500),
              .backoff_base = std::chrono::milliseconds(20)},

@@ -1,6 +1,7 @@
 #include "server/control/registry.h"
 
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
@@ -271,6 +272,46 @@ TEST_F(RegistryTest, AnUpdateChangesTheFieldsOfItsMaskOnly) {
   EXPECT_THAT(updated->model.filter.allow_patterns, ElementsAre("*.json"));
   EXPECT_EQ(updated->model.revision, "main");
   EXPECT_EQ(updated->model.estimated_size_bytes, 77);
+}
+
+TEST_F(RegistryTest, ACredentialNamesTheTokenThatOpensTheRepository) {
+  AddRepo("org/private");
+  hub_.ChangeRepo("org/private", R"({"private":true,"tokens":["hf_team"]})");
+  std::filesystem::create_directories(folder_.path() + "/credentials");
+  std::ofstream(folder_.path() + "/credentials/team") << "hf_team\n";
+  const RegisterRequest request = {.model_name = "m", .hf_path = "org/private"};
+  RegisterRequest with_credential = request;
+  with_credential.token_credential = "team";
+  RegisterRequest with_missing = request;
+  with_missing.token_credential = "nobody";
+
+  EXPECT_THAT(RegisterStatus(request), HasReasonOf(Reason::kHubRepoNotFound));
+  const absl::Status missing = RegisterStatus(with_missing);
+  EXPECT_THAT(missing, HasReasonOf(Reason::kHubAccessDenied));
+  EXPECT_THAT(std::string(missing.message()), HasSubstr("\"nobody\" is not in"));
+  EXPECT_THAT(RegisterStatus(with_credential), IsOk());
+
+  EXPECT_EQ(RunSql(url_, "SELECT token_credential FROM modelregistry"), "team\n");
+  EXPECT_EQ(RunSql(url_, "SELECT count(*) FROM modelregistry m WHERE m::text LIKE '%hf_team%'"),
+            "0\n");
+  const auto view = registry().Get("m");
+  ASSERT_THAT(view, IsOk());
+  EXPECT_EQ(view->model.token_credential, "team");
+}
+
+TEST_F(RegistryTest, AnUpdateChangesTheCredential) {
+  AddRepo("org/m");
+  Register("m", "org/m");
+
+  const auto updated = registry().Update(
+      {.model_name = "m", .mask = {"token_credential"}, .token_credential = "team"});
+
+  ASSERT_THAT(updated, IsOk());
+  EXPECT_EQ(updated->model.token_credential, "team");
+  EXPECT_THAT(
+      registry().Update(
+          {.model_name = "m", .mask = {"token_credential"}, .token_credential = "../token"}),
+      NamesField("token_credential"));
 }
 
 TEST_F(RegistryTest, AnotherRevisionForgetsTheCommit) {

@@ -164,6 +164,19 @@ TEST(ModelTest, NamesFollowTheContract) {
   }
 }
 
+TEST(ModelTest, ACredentialIsTheNameOfAFileInItsFolder) {
+  for (const std::string& good : {std::string(), std::string("hub_token"), std::string(".hidden"),
+                                  std::string("team-a.v2"), std::string(255, 'x')}) {
+    EXPECT_THAT(ValidateTokenCredential(good), IsOk()) << good;
+  }
+  for (const std::string& bad :
+       {std::string("."), std::string(".."), std::string("..."), std::string("a/b"),
+        std::string("../hub_token"), std::string("a b"), std::string("a\0b", 3),
+        std::string(256, 'x'), std::string("ü")}) {
+    EXPECT_THAT(ValidateTokenCredential(bad), NamesField("token_credential")) << bad;
+  }
+}
+
 TEST(ModelTest, FirstFactThatHoldsIsTheState) {
   ModelFacts facts;
   EXPECT_EQ(ComputeModelState(facts), ModelState::kRegistered);

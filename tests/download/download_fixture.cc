@@ -31,9 +31,11 @@ Downloader::Downloader(FakeHub& hub, const DownloadPool::Options& options, Clock
       pool(options, client, metrics, clock) {}
 
 RepoListing Downloader::List(std::string_view revision) {
-  const absl::StatusOr<std::string> commit = client.ResolveRevision(kRepo, revision, {}, {});
+  const absl::StatusOr<std::string> commit =
+      client.ResolveRevision({std::string(kRepo)}, revision, {}, {});
   EXPECT_THAT(commit, IsOk());
-  const absl::StatusOr<RepoListing> listing = client.ListFiles(kRepo, commit.value_or(""), {}, {});
+  const absl::StatusOr<RepoListing> listing =
+      client.ListFiles({std::string(kRepo)}, commit.value_or(""), {}, {});
   EXPECT_THAT(listing, IsOk());
   return listing.value_or(RepoListing{});
 }

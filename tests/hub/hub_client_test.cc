@@ -53,12 +53,12 @@ class HubClientTest : public testing::Test {
             .first_byte_timeout = milliseconds(500)};
   }
   std::string Main(const std::string& repo = kTiny) {
-    const auto commit = client_.ResolveRevision(repo, "main", patience_, {});
+    const auto commit = client_.ResolveRevision({repo}, "main", patience_, {});
     EXPECT_THAT(commit, IsOk());
     return commit.value_or("");
   }
   absl::StatusOr<FileLocation> Locate(const std::string& path) {
-    return client_.Locate(kTiny, "main", path, patience_, {});
+    return client_.Locate({kTiny}, "main", path, patience_, {});
   }
   int64_t SleepCount() const { return std::ssize(clock_.slept()); }
 
@@ -74,14 +74,14 @@ TEST_F(HubClientTest, RevisionBecomesACommit) { EXPECT_TRUE(IsCommit(Main())); }
 TEST_F(HubClientTest, CommitIsResolvedWithoutARequest) {
   const std::string commit(40, 'a');
 
-  EXPECT_EQ(*client_.ResolveRevision(kTiny, commit, patience_, {}), commit);
+  EXPECT_EQ(*client_.ResolveRevision({kTiny}, commit, patience_, {}), commit);
   EXPECT_THAT(hub_.Requests(), SizeIs(0));
 }
 
 TEST_F(HubClientTest, BranchMovesTagStays) {
   hub_.AddRevisionFile("acme/two", "v1", "f", "one");
   hub_.AddRevisionFile("acme/two", "v2", "f", "two");
-  const std::string v1 = *client_.ResolveRevision("acme/two", "v1", patience_, {});
+  const std::string v1 = *client_.ResolveRevision({"acme/two"}, "v1", patience_, {});
   EXPECT_NE(Main("acme/two"), v1);
 
   hub_.ChangeRepo("acme/two", R"({"branches":{"main":"v1"}})");
@@ -93,7 +93,7 @@ TEST_F(HubClientTest, RevisionNameIsQuotedWhole) {
   hub_.ChangeRepo(kTiny, R"({"branches":{"refs/pr/1":"main","50%#&é":"main"}})");
 
   for (const char* revision : {"refs/pr/1", "50%#&é"}) {
-    EXPECT_THAT(client_.ResolveRevision(kTiny, revision, patience_, {}), IsOk()) << revision;
+    EXPECT_THAT(client_.ResolveRevision({kTiny}, revision, patience_, {}), IsOk()) << revision;
   }
 
   EXPECT_EQ(hub_.Requests()[0].path, "/api/models/acme/tiny/revision/refs/pr/1");
@@ -103,7 +103,7 @@ TEST_F(HubClientTest, RevisionNameIsQuotedWhole) {
 TEST_F(HubClientTest, ListingHasEveryFileWithItsBlob) {
   hub_.AddFile(kTiny, "sub/empty.txt", "");
 
-  const auto listing = client_.ListFiles(kTiny, Main(), patience_, {});
+  const auto listing = client_.ListFiles({kTiny}, Main(), patience_, {});
 
   ASSERT_THAT(listing, IsOk());
   ASSERT_THAT(listing->files, SizeIs(3));
@@ -124,7 +124,7 @@ TEST_F(HubClientTest, ListingGoesOverAllPages) {
   hub_.AddFault(
       R"({"kind":"status","on":"api","path":"*/tree/*","status":503,"after":1,"times":1})");
 
-  const auto listing = client_.ListFiles(kTiny, Main(), patience_, {});
+  const auto listing = client_.ListFiles({kTiny}, Main(), patience_, {});
 
   ASSERT_THAT(listing, IsOk());
   EXPECT_THAT(listing->files, SizeIs(7));
@@ -137,7 +137,7 @@ TEST_F(HubClientTest, PageOnAnotherHostGetsNoToken) {
                 other.url() +
                 R"(/api/models/acme/other/tree/main?recursive=true>; rel=\"next\""}})");
 
-  const auto listing = client_.ListFiles(kTiny, "main", patience_, {});
+  const auto listing = client_.ListFiles({kTiny}, "main", patience_, {});
 
   ASSERT_THAT(listing, IsOk());
   EXPECT_THAT(listing->files, SizeIs(3));
@@ -148,7 +148,7 @@ TEST_F(HubClientTest, ListingThatPointsToItselfEnds) {
   hub_.AddFault(R"({"kind":"headers","on":"api","path":"*/tree/*","headers":{
       "Link":"<{hub}/api/models/acme/tiny/tree/main?recursive=true&expand=false>; rel=\"next\""}})");
 
-  EXPECT_THAT(client_.ListFiles(kTiny, "main", patience_, {}),
+  EXPECT_THAT(client_.ListFiles({kTiny}, "main", patience_, {}),
               HasReasonOf(Reason::kInvalidRepository));
 }
 
@@ -156,7 +156,7 @@ TEST_F(HubClientTest, HostileListingIsRefused) {
   hub_.AddFault(R"({"kind":"listing","entries":[{"type":"file","path":"../../etc/passwd","size":1,
       "oid":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}]})");
 
-  EXPECT_THAT(client_.ListFiles(kTiny, "main", patience_, {}),
+  EXPECT_THAT(client_.ListFiles({kTiny}, "main", patience_, {}),
               HasReasonOf(Reason::kInvalidRepository));
 }
 
@@ -196,7 +196,7 @@ TEST_F(HubClientTest, OddFileNamesAreQuoted) {
   const std::string name = "a dir/b#c%20d?e&f+\xc3\xa9.txt";
   hub_.AddFile(kTiny, name, "odd");
 
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", name, 0, 100, patience_, {}), "odd");
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", name, 0, 100, patience_, {}), "odd");
 }
 
 TEST_F(HubClientTest, RedirectLoopEnds) {
@@ -212,7 +212,7 @@ TEST_F(HubClientTest, ApiThatRedirectsToAnotherHostIsNotFollowed) {
   FakeHub other;
   hub_.AddFault(R"({"kind":"redirect","on":"api","location":")" + other.url() + "/api/models/x\"}");
 
-  EXPECT_THAT(client_.ResolveRevision(kTiny, "main", patience_, {}),
+  EXPECT_THAT(client_.ResolveRevision({kTiny}, "main", patience_, {}),
               HasReasonOf(Reason::kHubUnavailable));
   EXPECT_THAT(other.Requests(), SizeIs(0));
   EXPECT_EQ(SleepCount(), 0);
@@ -223,7 +223,7 @@ TEST_F(HubClientTest, OtherCommitThanThePinnedOneIsRefused) {
   hub_.AddFault(R"({"kind":"headers","on":"resolve","headers":{
       "X-Repo-Commit":"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}})");
 
-  EXPECT_THAT(client_.Locate(kTiny, commit, "config.json", patience_, {}),
+  EXPECT_THAT(client_.Locate({kTiny}, commit, "config.json", patience_, {}),
               HasReasonOf(Reason::kInvalidRepository));
 }
 
@@ -241,9 +241,9 @@ TEST_F(HubClientTest, ServerThatIsNoHubIsUnavailable) {
 }
 
 TEST_F(HubClientTest, MissingThingsHaveTheirOwnReasons) {
-  EXPECT_THAT(client_.ResolveRevision("acme/none", "main", patience_, {}),
+  EXPECT_THAT(client_.ResolveRevision({"acme/none"}, "main", patience_, {}),
               HasReasonOf(Reason::kHubRepoNotFound));
-  EXPECT_THAT(client_.ResolveRevision(kTiny, "none", patience_, {}),
+  EXPECT_THAT(client_.ResolveRevision({kTiny}, "none", patience_, {}),
               HasReasonOf(Reason::kHubRevisionNotFound));
   EXPECT_THAT(Locate("none.json"), HasReasonOf(Reason::kHubEntryNotFound));
   EXPECT_EQ(SleepCount(), 0);
@@ -269,15 +269,15 @@ TEST_F(HubClientTest, GrantedTokenOpensAPrivateRepository) {
 TEST_F(HubClientTest, RejectedTokenIsADenial) {
   hub_.Set(R"({"tokens":["another"]})");
 
-  const auto commit = client_.ResolveRevision(kTiny, "main", patience_, {});
+  const auto commit = client_.ResolveRevision({kTiny}, "main", patience_, {});
 
   EXPECT_THAT(commit, HasReasonOf(Reason::kHubAccessDenied));
   EXPECT_THAT(std::string(commit.status().message()), Not(HasSubstr(kToken)));
 }
 
 TEST_F(HubClientTest, BadNamesNeverReachTheHub) {
-  EXPECT_THAT(client_.ResolveRevision("../x", "main", patience_, {}), NamesField("hf_path"));
-  EXPECT_THAT(client_.ResolveRevision(kTiny, "a b", patience_, {}), NamesField("revision"));
+  EXPECT_THAT(client_.ResolveRevision({"../x"}, "main", patience_, {}), NamesField("hf_path"));
+  EXPECT_THAT(client_.ResolveRevision({kTiny}, "a b", patience_, {}), NamesField("revision"));
   EXPECT_THAT(Locate("../x"), HasReasonOf(Reason::kInvalidRepository));
   EXPECT_THAT(hub_.Requests(), SizeIs(0));
 }
@@ -297,7 +297,7 @@ TEST_F(HubClientTest, ServerErrorsAreRetriedWithGrowingJitteredWaits) {
 TEST_F(HubClientTest, RetriesEnd) {
   hub_.AddFault(R"({"kind":"status","on":"api","status":500})");
 
-  const auto commit = client_.ResolveRevision(kTiny, "main", patience_, {});
+  const auto commit = client_.ResolveRevision({kTiny}, "main", patience_, {});
 
   EXPECT_THAT(commit, HasReasonOf(Reason::kHubUnavailable));
   EXPECT_TRUE(DetailsOf(commit.status()).retry_after.has_value());
@@ -307,8 +307,9 @@ TEST_F(HubClientTest, RetriesEnd) {
 TEST_F(HubClientTest, ImpatientCallTriesOnce) {
   hub_.AddFault(R"({"kind":"status","on":"api","status":503})");
 
-  EXPECT_THAT(client_.ResolveRevision(kTiny, "main", {.deadline = seconds(5), .retry = false}, {}),
-              HasReasonOf(Reason::kHubUnavailable));
+  EXPECT_THAT(
+      client_.ResolveRevision({kTiny}, "main", {.deadline = seconds(5), .retry = false}, {}),
+      HasReasonOf(Reason::kHubUnavailable));
   EXPECT_THAT(hub_.Requests(), SizeIs(1));
   EXPECT_EQ(SleepCount(), 0);
 }
@@ -316,11 +317,12 @@ TEST_F(HubClientTest, ImpatientCallTriesOnce) {
 TEST_F(HubClientTest, RateLimitIsObeyedByAllCalls) {
   hub_.AddFault(R"({"kind":"status","on":"api","status":429,"times":1,
       "headers":{"RateLimit":"\"api\";r=0;t=20"}})");
-  EXPECT_THAT(client_.ResolveRevision(kTiny, "main", {.deadline = seconds(5), .retry = false}, {}),
-              HasReasonOf(Reason::kHubUnavailable));
+  EXPECT_THAT(
+      client_.ResolveRevision({kTiny}, "main", {.deadline = seconds(5), .retry = false}, {}),
+      HasReasonOf(Reason::kHubUnavailable));
 
-  const auto early = client_.ResolveRevision(kTiny, "main", {.deadline = seconds(5)}, {});
-  const auto patient = client_.ResolveRevision(kTiny, "main", patience_, {});
+  const auto early = client_.ResolveRevision({kTiny}, "main", {.deadline = seconds(5)}, {});
+  const auto patient = client_.ResolveRevision({kTiny}, "main", patience_, {});
 
   EXPECT_THAT(early, HasReasonOf(Reason::kHubUnavailable));
   EXPECT_EQ(DetailsOf(early.status()).retry_after, seconds(21));
@@ -332,7 +334,7 @@ TEST_F(HubClientTest, RateLimitIsObeyedByAllCalls) {
 TEST_F(HubClientTest, WaitBeyondTheDeadlineIsNotBegun) {
   hub_.AddFault(R"({"kind":"status","on":"api","status":503,"headers":{"Retry-After":"300"}})");
 
-  const auto commit = client_.ResolveRevision(kTiny, "main", patience_, {});
+  const auto commit = client_.ResolveRevision({kTiny}, "main", patience_, {});
 
   EXPECT_THAT(commit, HasReasonOf(Reason::kHubUnavailable));
   EXPECT_EQ(DetailsOf(commit.status()).retry_after, seconds(301));
@@ -355,7 +357,7 @@ TEST_F(HubClientTest, CutsAndStallsAndNonsenseAreRetried) {
 TEST_F(HubClientTest, UnreachableHubIsUnavailable) {
   HubClient client({.endpoint = "http://127.0.0.1:1", .retries_max = 1}, clock_);
 
-  EXPECT_THAT(client.ResolveRevision(kTiny, "main", patience_, {}),
+  EXPECT_THAT(client.ResolveRevision({kTiny}, "main", patience_, {}),
               HasReasonOf(Reason::kHubUnavailable));
   EXPECT_EQ(SleepCount(), 1);
 }
@@ -368,7 +370,7 @@ TEST_F(HubClientTest, StopEndsACall) {
   std::stop_source source;
   absl::Status result;
   std::jthread caller([&] {
-    result = client.ResolveRevision(kTiny, "main", patience_, source.get_token()).status();
+    result = client.ResolveRevision({kTiny}, "main", patience_, source.get_token()).status();
   });
 
   source.request_stop();
@@ -378,17 +380,18 @@ TEST_F(HubClientTest, StopEndsACall) {
 }
 
 TEST_F(HubClientTest, RangeOfAFileIsRead) {
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 1000, 500, patience_, {}),
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "model.safetensors", 1000, 500, patience_, {}),
             weights_.substr(1000, 500));
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 299'990, 500, patience_, {}),
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "model.safetensors", 299'990, 500, patience_, {}),
             weights_.substr(299'990));
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 300'000, 500, patience_, {}),
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "model.safetensors", 300'000, 500, patience_, {}),
             "");
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "config.json", 0, 1 << 20, patience_, {}), "{}");
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "config.json", 0, 1 << 20, patience_, {}), "{}");
 }
 
 TEST_F(HubClientTest, StorageHostNeverSeesTheToken) {
-  ASSERT_THAT(client_.ReadRange(kTiny, "main", "model.safetensors", 0, 10, patience_, {}), IsOk());
+  ASSERT_THAT(client_.ReadRange({kTiny}, "main", "model.safetensors", 0, 10, patience_, {}),
+              IsOk());
 
   for (const FakeHubRequest& request : hub_.Requests()) {
     EXPECT_EQ(request.had_token, request.port == "hub") << request.path;
@@ -398,14 +401,14 @@ TEST_F(HubClientTest, StorageHostNeverSeesTheToken) {
 TEST_F(HubClientTest, RangeIsReadFromAServerWithoutRanges) {
   hub_.AddFault(R"({"kind":"ignore_range","on":"cdn"})");
 
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 1000, 500, patience_, {}),
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "model.safetensors", 1000, 500, patience_, {}),
             weights_.substr(1000, 500));
 }
 
 TEST_F(HubClientTest, WrongRangeIsNotBelieved) {
   hub_.AddFault(R"({"kind":"wrong_range","on":"cdn","shift":7,"times":1})");
 
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 1000, 500, patience_, {}),
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "model.safetensors", 1000, 500, patience_, {}),
             weights_.substr(1000, 500));
   EXPECT_EQ(SleepCount(), 1);
 }
@@ -413,7 +416,7 @@ TEST_F(HubClientTest, WrongRangeIsNotBelieved) {
 TEST_F(HubClientTest, ExpiredUrlIsAskedForAgain) {
   hub_.AddFault(R"({"kind":"status","on":"cdn","status":403,"times":1})");
 
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 0, 4, patience_, {}),
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "model.safetensors", 0, 4, patience_, {}),
             weights_.substr(0, 4));
   const auto requests = hub_.Requests();
   EXPECT_EQ(std::count_if(requests.begin(), requests.end(),
@@ -424,7 +427,7 @@ TEST_F(HubClientTest, ExpiredUrlIsAskedForAgain) {
 TEST_F(HubClientTest, CutBodyIsReadAgain) {
   hub_.AddFault(R"({"kind":"cut","on":"cdn","bytes":100,"times":2})");
 
-  EXPECT_EQ(*client_.ReadRange(kTiny, "main", "model.safetensors", 0, 5000, patience_, {}),
+  EXPECT_EQ(*client_.ReadRange({kTiny}, "main", "model.safetensors", 0, 5000, patience_, {}),
             weights_.substr(0, 5000));
 }
 

@@ -104,5 +104,23 @@ TEST(HubErrorTest, AskedWaitIsReadFromBothHeaders) {
   EXPECT_EQ(wait({}), std::nullopt);
 }
 
+TEST(HubErrorTest, TheQuotaIsTheOneWithTheFewestRequestsLeft) {
+  const auto quota =
+      ParseQuota({.headers = {{"RateLimit", R"("burst";r=90;t=1, "resolvers";r=12;t=200)"},
+                              {"RateLimit-Policy", R"("fixed window";"resolvers";q=3000;w=300)"}}});
+
+  ASSERT_TRUE(quota.has_value());
+  EXPECT_EQ(quota->left, 12);
+  EXPECT_EQ(quota->reset, seconds(200));
+  EXPECT_EQ(quota->quota, 3000);
+  EXPECT_EQ(quota->window, seconds(300));
+}
+
+TEST(HubErrorTest, AQuotaThatMakesNoSenseIsNone) {
+  for (const char* header : {"", "soon", R"("api";r=;t=9)", R"("api";r=-1;t=9)", R"("api";r=5)"}) {
+    EXPECT_FALSE(ParseQuota({.headers = {{"RateLimit", header}}}).has_value()) << header;
+  }
+}
+
 }  // namespace
 }  // namespace modeld

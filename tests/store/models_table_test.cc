@@ -54,7 +54,8 @@ TEST_F(ModelsTableTest, InsertedRowComesBackWhole) {
                     .cache_location = CacheLocation::kCustom,
                     .cache_path = "/mnt/x",
                     .estimated_size_bytes = 5'000'000'000,
-                    .filter = {.allow_patterns = {"*.json"}, .ignore_patterns = {"*.bin"}}};
+                    .filter = {.allow_patterns = {"*.json"}, .ignore_patterns = {"*.bin"}},
+                    .token_credential = "team-a"};
 
   const absl::StatusOr<Model> inserted = models_.Insert(model);
 
@@ -69,6 +70,7 @@ TEST_F(ModelsTableTest, InsertedRowComesBackWhole) {
   EXPECT_EQ(found->cache_path, "/mnt/x");
   EXPECT_EQ(found->estimated_size_bytes, 5'000'000'000);
   EXPECT_EQ(found->filter, model.filter);
+  EXPECT_EQ(found->token_credential, "team-a");
   EXPECT_GT(found->create_time.time_since_epoch().count(), 0);
 }
 
