@@ -61,6 +61,30 @@ Database::Options DatabaseOptions(const Config& config) {
           .connections = static_cast<int>(config.database.connections)};
 }
 
+HttpSettings HttpOptions(const Config& config) {
+  HttpSettings settings = HttpSettingsFromEnvironment();
+  if (!config.hub.ca_file.empty()) settings.ca_file = config.hub.ca_file;
+  settings.proxy = config.hub.proxy;
+  return settings;
+}
+
+HubClient::Options HubOptions(const Config& config, Metrics& metrics) {
+  std::vector<HubMirror> mirrors;
+  for (const Config::Mirror& mirror : config.hub_mirrors) {
+    mirrors.push_back({.url = mirror.url, .send_token = mirror.send_token});
+  }
+  return {.endpoint = config.hub.endpoint,
+          .token = config.hub_token,
+          .token_file = config.hub_token_path,
+          .credentials_dir = config.hub.credentials_dir,
+          .mirrors = std::move(mirrors),
+          .offline = config.hub.offline,
+          .http = HttpOptions(config),
+          .on_detour = [&metrics](std::string_view reason) {
+            metrics.download_retries.Add({{"reason", std::string(reason)}}).Increment();
+          }};
+}
+
 Engines::Options EngineOptions(const Config& config) {
   return {.program = config.engine.program,
           .socket_dir = config.engine.socket_dir,
@@ -105,7 +129,7 @@ struct Daemon::Rep {
         database(DatabaseOptions(c)),
         tables(database),
         live(changes),
-        hub({.endpoint = c.hub.endpoint, .token = c.hub_token}, Clock::Real()),
+        hub(HubOptions(c, metrics), Clock::Real()),
         engines(EngineOptions(c), metrics, Clock::Real(),
                 [this](const Engines::Event& event) { events.Add(event); }),
         pool(PoolOptions(c), hub, metrics, Clock::Real()),

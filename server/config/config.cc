@@ -50,10 +50,10 @@ std::optional<std::vector<std::string>> ListOf(const toml::node& node) {
   return list;
 }
 
-std::vector<std::string> Split(const std::string& text) {
+std::vector<std::string> Split(const std::string& text, char separator) {
   std::vector<std::string> parts;
   std::istringstream in(text);
-  for (std::string part; std::getline(in, part, ':');) {
+  for (std::string part; std::getline(in, part, separator);) {
     if (!part.empty()) parts.push_back(part);
   }
   return parts;
@@ -95,6 +95,7 @@ class Reader {
   }
   void ValidateAddress(const std::string& name, const std::string& value);
   void ValidateAbsolute(const std::string& name, const std::string& value);
+  void ValidateHub();
 
   std::map<std::string, ConfigKey> keys_;
   std::map<std::string, std::string> origin_;
@@ -156,7 +157,7 @@ void Reader::SetText(const ConfigKey& key, const std::string& where, const std::
     case ConfigType::kString:
       return Set(key, where, text);
     case ConfigType::kStringList:
-      return Set(key, where, Split(text));
+      return Set(key, where, Split(text, key.separator));
     case ConfigType::kBoolean:
       if (text != "true" && text != "false") break;
       return Set(key, where, text == "true");
@@ -260,10 +261,39 @@ void Reader::Validate() {
                 std::to_string(config.engine.socket_dir.size()) + " bytes, at most " +
                 std::to_string(kSocketDirBytesMax) + " leave room for a socket's name");
   }
-  const std::string& endpoint = config.hub.endpoint;
-  if (!endpoint.starts_with("http://") && !endpoint.starts_with("https://")) {
+  ValidateHub();
+}
+
+void Reader::ValidateHub() {
+  const Config& config = result_.config;
+  const auto is_url = [](const std::string& text) {
+    return text.starts_with("http://") || text.starts_with("https://");
+  };
+  if (!is_url(config.hub.endpoint)) {
     Problem(Where("hub.endpoint"),
-            "hub.endpoint: \"" + endpoint + "\" is no http:// or https:// URL");
+            "hub.endpoint: \"" + config.hub.endpoint + "\" is no http:// or https:// URL");
+  }
+  for (const Config::Mirror& mirror : config.hub_mirrors) {
+    if (is_url(mirror.url)) continue;
+    Problem(Where("hub.mirrors"),
+            "hub.mirrors: \"" + mirror.url + "\" is no http:// or https:// URL");
+  }
+  if (!config.hub.credentials_dir.empty()) {
+    ValidateAbsolute("hub.credentials_dir", config.hub.credentials_dir);
+  }
+  static constexpr std::string_view kProxies[] = {"http://",    "https://",  "socks4://",
+                                                  "socks4a://", "socks5://", "socks5h://"};
+  const std::string& proxy = config.hub.proxy;
+  if (!proxy.empty() && std::ranges::none_of(kProxies, [&](std::string_view scheme) {
+        return proxy.starts_with(scheme) && proxy.size() > scheme.size();
+      })) {
+    // Not its text, which may have a password in it.
+    Problem(Where("hub.proxy"), "hub.proxy: is no URL of a proxy, such as http://HOST:PORT");
+  }
+  if (!config.hub.ca_file.empty()) {
+    if (const auto text = ReadFile(config.hub.ca_file); !text.ok()) {
+      Problem(Where("hub.ca_file"), "hub.ca_file: " + std::string(text.status().message()));
+    }
   }
 }
 

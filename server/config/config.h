@@ -30,7 +30,12 @@ struct Config {
   };
   struct Hub {
     std::string endpoint;    // empty in the file: $HF_ENDPOINT, else https://huggingface.co
-    std::string token_file;  // as password_file; empty: $HF_TOKEN
+    std::string token_file;  // as password_file; empty: $HF_TOKEN, else the credential hub_token
+    std::string credentials_dir;       // empty in the file: $CREDENTIALS_DIRECTORY
+    std::vector<std::string> mirrors;  // "URL" or "URL send-token"; taken apart in hub_mirrors
+    bool offline = false;              // also by $HF_HUB_OFFLINE
+    std::string proxy;                 // may have a password in it: never printed
+    std::string ca_file;
   };
   struct Download {
     int64_t workers = 8;  // files in flight
@@ -62,6 +67,15 @@ struct Config {
   Engine engine;
   Devices devices;
   Log log;
+
+  struct Mirror {
+    std::string url;
+    bool send_token = false;
+
+    bool operator==(const Mirror&) const = default;
+  };
+  std::vector<Mirror> hub_mirrors;  // hub.mirrors
+  std::string hub_token_path;       // where hub_token was read from; empty: from the environment
 
   // Secrets, read from the files above or the environment; never printed.
   std::string database_password;

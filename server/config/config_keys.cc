@@ -89,8 +89,36 @@ void AddStorageKeys(std::vector<ConfigKey>& keys) {
                   "$HF_ENDPOINT, else https://huggingface.co"});
   keys.push_back({"hub", "token_file", At<&Config::hub, &Hub::token_file>,
                   "File with the access token for gated and private repositories; names as in "
-                  "database.password_file.",
-                  0, 0, "$HF_TOKEN, else no token"});
+                  "database.password_file. It is read anew for every request, and goes to "
+                  "hub.endpoint only.",
+                  0, 0,
+                  "$HF_TOKEN, else the systemd credential hub_token if there is one, else no "
+                  "token"});
+  keys.push_back({"hub", "credentials_dir", At<&Config::hub, &Hub::credentials_dir>,
+                  "Folder with the tokens of models that name one (token_credential), a file for "
+                  "each name. Absolute.",
+                  0, 0, "$CREDENTIALS_DIRECTORY (systemd sets it), else there are none"});
+  keys.push_back(
+      {.section = "hub",
+       .key = "mirrors",
+       .target = At<&Config::hub, &Hub::mirrors>,
+       .help =
+           "Servers with what the hub has, asked in this order while hub.endpoint is not "
+           "available. \"URL\", or \"URL send-token\" for one that may have the tokens as well. "
+           "In the environment and in flags separated by ','.",
+       .separator = ','});
+  keys.push_back({"hub", "offline", At<&Config::hub, &Hub::offline>,
+                  "Ask no server at all: models are registered by their estimate and loaded from "
+                  "the cache. $HF_HUB_OFFLINE=1 does the same."});
+  keys.push_back({"hub", "proxy", At<&Config::hub, &Hub::proxy>,
+                  "Proxy for everything that is fetched, as http://HOST:PORT, https:// or "
+                  "socks5h://. Hosts in $NO_PROXY are reached without it.",
+                  0, 0, "$HTTP_PROXY, $HTTPS_PROXY and $ALL_PROXY, else none"});
+  keys.push_back({"hub", "ca_file", At<&Config::hub, &Hub::ca_file>,
+                  "File with the certificates (PEM) of the authorities that are trusted, in place "
+                  "of the system's.",
+                  0, 0,
+                  "$SSL_CERT_FILE, $REQUESTS_CA_BUNDLE or $CURL_CA_BUNDLE, else the system's"});
 }
 
 void AddWorkKeys(std::vector<ConfigKey>& keys) {

@@ -25,6 +25,7 @@ struct ConfigKey {
   int64_t max = 0;    // integers
   std::string empty;  // what an empty or 0 value stands for, "" when it has no such meaning
   std::vector<std::string> choices;  // strings; empty: any
+  char separator = ':';              // of lists, in the environment and in flags
 
   std::string name() const { return section + "." + key; }
   ConfigType type() const;

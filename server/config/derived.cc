@@ -6,7 +6,9 @@
 
 #include <array>
 #include <filesystem>
-#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "server/base/file.h"
 #include "server/config/memory_limit.h"
@@ -15,6 +17,7 @@ namespace modeld {
 namespace {
 
 constexpr int64_t kSecretBytesMax = 64 << 10;
+constexpr char kTokenCredential[] = "hub_token";
 
 class Environment {
  public:
@@ -59,20 +62,22 @@ std::string ExpandHome(const char* path, const std::string& home) {
   return text == "~" || text.starts_with("~/") ? home + text.substr(1) : text;
 }
 
-// The file that `name` means, without the newline at its end.
-std::string ReadSecret(const std::string& key, const std::string& name,
+// The path of the file that `name` means; empty when there is none.
+std::string SecretPath(const std::string& key, const std::string& name,
                        const Environment& environment, ConfigResult& result) {
-  std::string path = name;
-  if (name.find('/') == std::string::npos) {
-    const char* folder = environment.Find("CREDENTIALS_DIRECTORY");
-    if (folder == nullptr) {
-      result.problems.push_back({key, "\"" + name +
-                                          "\" is a systemd credential, but $CREDENTIALS_DIRECTORY "
-                                          "is not set; give a path with '/' for a file"});
-      return "";
-    }
-    path = std::string(folder) + "/" + name;
+  if (name.find('/') != std::string::npos) return name;
+  if (const char* folder = environment.Find("CREDENTIALS_DIRECTORY")) {
+    return std::string(folder) + "/" + name;
   }
+  result.problems.push_back({key, "\"" + name +
+                                      "\" is a systemd credential, but $CREDENTIALS_DIRECTORY "
+                                      "is not set; give a path with '/' for a file"});
+  return "";
+}
+
+// What is in the file, without the newline at its end.
+std::string ReadSecret(const std::string& key, const std::string& path, ConfigResult& result) {
+  if (path.empty()) return "";
   absl::StatusOr<std::string> secret = ReadFile(path, kSecretBytesMax);
   if (!secret.ok()) {
     result.problems.push_back({key, std::string(secret.status().message())});
@@ -85,6 +90,53 @@ std::string ReadSecret(const std::string& key, const std::string& name,
   while (!secret->empty() && (secret->back() == '\n' || secret->back() == '\r')) secret->pop_back();
   if (secret->empty()) result.problems.push_back({key, path + " is empty"});
   return *std::move(secret);
+}
+
+// As huggingface_hub reads its switches.
+bool IsOn(std::string text) {
+  for (char& c : text) c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+  return text == "1" || text == "ON" || text == "YES" || text == "TRUE";
+}
+
+std::vector<Config::Mirror> ParseMirrors(ConfigResult& result) {
+  std::vector<Config::Mirror> mirrors;
+  for (const std::string& entry : result.config.hub.mirrors) {
+    std::istringstream words(entry);
+    Config::Mirror mirror;
+    std::string option;
+    std::string more;
+    words >> mirror.url >> option >> more;
+    mirror.send_token = option == "send-token";
+    if ((!option.empty() && !mirror.send_token) || !more.empty()) {
+      result.problems.push_back(
+          {"hub.mirrors", "\"" + entry + "\" is neither \"URL\" nor \"URL send-token\""});
+    }
+    while (mirror.url.ends_with('/')) mirror.url.pop_back();
+    mirrors.push_back(mirror);
+  }
+  return mirrors;
+}
+
+void FillHub(const Environment& environment, ConfigResult& result) {
+  Config& config = result.config;
+  Config::Hub& hub = config.hub;
+  if (hub.endpoint.empty()) hub.endpoint = environment.Get("HF_ENDPOINT", "https://huggingface.co");
+  while (hub.endpoint.ends_with('/')) hub.endpoint.pop_back();
+  config.hub_mirrors = ParseMirrors(result);
+  if (hub.credentials_dir.empty())
+    hub.credentials_dir = environment.Get("CREDENTIALS_DIRECTORY", "");
+  hub.offline = hub.offline || IsOn(environment.Get("HF_HUB_OFFLINE", ""));
+
+  if (!hub.token_file.empty()) {
+    config.hub_token_path = SecretPath("hub.token_file", hub.token_file, environment, result);
+  } else if (const char* token = environment.Find("HF_TOKEN")) {
+    config.hub_token = token;
+    return;
+  } else if (const char* folder = environment.Find("CREDENTIALS_DIRECTORY")) {
+    const std::string path = std::string(folder) + "/" + kTokenCredential;
+    if (access(path.c_str(), F_OK) == 0) config.hub_token_path = path;
+  }
+  config.hub_token = ReadSecret("hub.token_file", config.hub_token_path, result);
 }
 
 }  // namespace
@@ -110,21 +162,14 @@ void FillDerived(const ConfigSources& sources, ConfigResult& result) {
         DefaultCachePath(ExpandHome(environment.Find("HF_HOME"), home).c_str(),
                          ExpandHome(environment.Find("XDG_CACHE_HOME"), home).c_str(), home);
   }
-  if (config.hub.endpoint.empty()) {
-    config.hub.endpoint = environment.Get("HF_ENDPOINT", "https://huggingface.co");
-  }
-  while (config.hub.endpoint.ends_with('/')) config.hub.endpoint.pop_back();
   if (config.devices.cpu_memory_bytes == 0)
     config.devices.cpu_memory_bytes = ProcessMemoryBytes() / 2;
   if (!config.database.password_file.empty()) {
-    config.database_password =
-        ReadSecret("database.password_file", config.database.password_file, environment, result);
+    constexpr char kKey[] = "database.password_file";
+    config.database_password = ReadSecret(
+        kKey, SecretPath(kKey, config.database.password_file, environment, result), result);
   }
-  if (config.hub.token_file.empty()) {
-    config.hub_token = environment.Get("HF_TOKEN", "");
-  } else {
-    config.hub_token = ReadSecret("hub.token_file", config.hub.token_file, environment, result);
-  }
+  FillHub(environment, result);
 }
 
 }  // namespace modeld

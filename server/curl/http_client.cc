@@ -225,7 +225,9 @@ void HttpClient::Rep::Prepare(const HttpRequest& request, curl_slist* headers, T
   set(CURLOPT_WRITEDATA, static_cast<void*>(&transfer));
   if (!settings.ca_file.empty()) set(CURLOPT_CAINFO, settings.ca_file.c_str());
   if (!settings.ca_path.empty()) set(CURLOPT_CAPATH, settings.ca_path.c_str());
-  if (!settings.http_proxy.empty() && request.url.starts_with("http://")) {
+  if (!settings.proxy.empty()) {
+    set(CURLOPT_PROXY, settings.proxy.c_str());
+  } else if (!settings.http_proxy.empty() && request.url.starts_with("http://")) {
     set(CURLOPT_PROXY, settings.http_proxy.c_str());
   }
 }
@@ -290,6 +292,12 @@ absl::StatusOr<HttpResponse> HttpClient::Send(const HttpRequest& request,
   if (!transfer.refused.ok()) return transfer.refused;
   if (!ended.ok()) return WithContext(ended.status(), shown);
   if (*ended == CURLE_OK) return std::move(transfer.response);
+  long connect_status = 0;  // of the proxy
+  curl_easy_getinfo(rep_->easy.get(), CURLINFO_HTTP_CONNECTCODE, &connect_status);
+  if (connect_status >= 300) {
+    return Failure(HttpFailure::kConnect, shown + ": the proxy answered " +
+                                              std::to_string(connect_status) + " to CONNECT");
+  }
   return Failure(FailureOfCode(*ended), shown + ": " + curl_easy_strerror(*ended));
 }
 

@@ -67,6 +67,7 @@ struct HttpSettings {
   std::string user_agent = "modeld";
   std::string ca_file;  // empty: the system's
   std::string ca_path;
+  std::string proxy;       // for every URL but those of $NO_PROXY; may have a password in it
   std::string http_proxy;  // for http:// only; the lower-case variables are read by libcurl itself
 };
 // SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE (first that is set), SSL_CERT_DIR, HTTP_PROXY.

@@ -20,6 +20,7 @@ using testing::ElementsAre;
 using testing::Field;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::UnorderedElementsAre;
 
 auto ProblemAt(const std::string& where, const std::string& what) {
@@ -95,7 +96,8 @@ TEST_F(ConfigTest, EveryKeyCanBeSetByEnvironment) {
     std::string text = "/some/path";
     if (secret) text = WriteSecret("hush");
     if (key.key.ends_with("_address")) text = "localhost:7";
-    if (key.name() == "hub.endpoint") text = "http://mirror";
+    if (key.name() == "hub.endpoint" || key.name() == "hub.mirrors") text = "http://mirror";
+    if (key.name() == "hub.proxy") text = "http://proxy:3128";
     if (!key.choices.empty()) text = key.choices.back();
     if (key.type() == ConfigType::kInteger) text = std::to_string(key.min + 1);
     if (key.type() == ConfigType::kBoolean) text = "true";
@@ -265,6 +267,70 @@ TEST_F(ConfigTest, BareNameOfASecretIsASystemdCredential) {
   sources_.environment["CREDENTIALS_DIRECTORY"] = dir_.path();
 
   EXPECT_EQ(Load().config.database_password, "from systemd");
+}
+
+TEST_F(ConfigTest, TheHubsTokenIsFoundAmongTheCredentials) {
+  ASSERT_THAT(WriteFileAtomically(dir_.path() + "/hub_token", "hf_systemd\n", 0600), IsOk());
+  sources_.environment["CREDENTIALS_DIRECTORY"] = dir_.path();
+
+  const Config config = Load().config;
+  EXPECT_EQ(config.hub_token, "hf_systemd");
+  EXPECT_EQ(config.hub_token_path, dir_.path() + "/hub_token");
+  EXPECT_EQ(config.hub.credentials_dir, dir_.path());
+
+  sources_.environment["HF_TOKEN"] = "hf_environment";
+  EXPECT_EQ(Load().config.hub_token, "hf_environment");
+  EXPECT_EQ(Load().config.hub_token_path, "");
+}
+
+TEST_F(ConfigTest, MirrorsSayWhetherTheyGetTheToken) {
+  WriteToml("[hub]\nmirrors = [\"https://a.example/\", \"http://b.example send-token\"]\n");
+
+  const ConfigResult result = Load();
+
+  ASSERT_THAT(result.problems, IsEmpty());
+  EXPECT_THAT(result.config.hub_mirrors, ElementsAre(Config::Mirror{"https://a.example", false},
+                                                     Config::Mirror{"http://b.example", true}));
+}
+
+TEST_F(ConfigTest, MirrorsInTheEnvironmentAreSeparatedByCommas) {
+  sources_.environment["MODELD_HUB_MIRRORS"] = "https://a:8443,https://b send-token";
+
+  EXPECT_THAT(Load().config.hub_mirrors, ElementsAre(Config::Mirror{"https://a:8443", false},
+                                                     Config::Mirror{"https://b", true}));
+}
+
+TEST_F(ConfigTest, AMirrorThatCannotBeReadIsAProblem) {
+  sources_.flags["hub.mirrors"] = "https://a send-tokens";
+  EXPECT_THAT(Load().problems, ElementsAre(ProblemAt("hub.mirrors", "neither")));
+
+  sources_.flags["hub.mirrors"] = "a.example";
+  EXPECT_THAT(Load().problems, ElementsAre(ProblemAt("--hub-mirrors", "no http")));
+}
+
+TEST_F(ConfigTest, TheSwitchOfHuggingFaceTakesTheHubOffline) {
+  EXPECT_FALSE(Load().config.hub.offline);
+  for (const char* on : {"1", "on", "Yes", "TRUE"}) {
+    sources_.environment["HF_HUB_OFFLINE"] = on;
+    EXPECT_TRUE(Load().config.hub.offline) << on;
+  }
+  sources_.environment["HF_HUB_OFFLINE"] = "0";
+  EXPECT_FALSE(Load().config.hub.offline);
+}
+
+TEST_F(ConfigTest, AProxyThatIsNoneIsRefusedWithoutItsPassword) {
+  sources_.flags["hub.proxy"] = "ada:hush@proxy:3128";
+
+  const ConfigResult result = Load();
+
+  ASSERT_THAT(result.problems, ElementsAre(ProblemAt("--hub-proxy", "no URL of a proxy")));
+  EXPECT_THAT(result.problems[0].what, Not(HasSubstr("hush")));
+}
+
+TEST_F(ConfigTest, AMissingFileOfAuthoritiesIsAProblem) {
+  sources_.flags["hub.ca_file"] = "/nowhere/ca.pem";
+
+  EXPECT_THAT(Load().problems, ElementsAre(ProblemAt("--hub-ca-file", "/nowhere/ca.pem")));
 }
 
 TEST_F(ConfigTest, MissingSecretIsAProblemThatNamesItsFile) {
