@@ -37,7 +37,7 @@ absl::StatusOr<SnapshotResult> RunDownload(FakeHub& hub, const DownloadJob& job)
                              .repo_id = std::string(kRepo),
                              .revision = job.revision};
   ASSIGN_OR_RETURN(const std::string commit,
-                   downloader.client.ResolveRevision(kRepo, job.revision, {}, {}));
+                   downloader.client.ResolveRevision({std::string(kRepo)}, job.revision, {}, {}));
   ASSIGN_OR_RETURN(request.listing, downloader.client.ListFiles(kRepo, commit, {}, {}));
   return DownloadSnapshot(request, downloader.pool, {}, {}, {});
 }
