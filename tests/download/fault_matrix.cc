@@ -36,9 +36,10 @@ absl::StatusOr<SnapshotResult> RunDownload(FakeHub& hub, const DownloadJob& job)
                              .cache_path = job.cache_path,
                              .repo_id = std::string(kRepo),
                              .revision = job.revision};
+  const HubRepo repo{std::string(kRepo)};
   ASSIGN_OR_RETURN(const std::string commit,
-                   downloader.client.ResolveRevision({std::string(kRepo)}, job.revision, {}, {}));
-  ASSIGN_OR_RETURN(request.listing, downloader.client.ListFiles(kRepo, commit, {}, {}));
+                   downloader.client.ResolveRevision(repo, job.revision, {}, {}));
+  ASSIGN_OR_RETURN(request.listing, downloader.client.ListFiles(repo, commit, {}, {}));
   return DownloadSnapshot(request, downloader.pool, {}, {}, {});
 }
 
