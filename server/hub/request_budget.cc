@@ -12,6 +12,8 @@ using std::chrono::seconds;
 
 // Two answers of one window may round its end differently.
 constexpr seconds kSlack{2};
+// An answer that takes longer does not come.
+constexpr seconds kAnswerMax{30};
 
 }  // namespace
 
@@ -29,16 +31,20 @@ std::optional<milliseconds> RequestBudget::Take(const Bucket& bucket) {
   milliseconds wait{0};
   {
     MutexLock lock(mutex_);
-    const auto found = states_.find(bucket);
-    if (found == states_.end()) return std::nullopt;
-    State& state = found->second;
+    State& state = states_[bucket];
+    if (now - state.counted_since > kAnswerMax) {
+      state.on_the_way = 0;
+      state.counted_since = now;
+    }
     if (state.left != kUnlimited && now >= state.window_end) {
-      state.left = state.quota;
+      state.left = state.quota == kUnlimited ? kUnlimited
+                                             : std::max<int64_t>(state.quota - state.on_the_way, 1);
       state.window_end = now + state.window;
     }
     const Time until = std::max(state.pause_end, state.left == 0 ? state.window_end : Time());
     if (until <= now) {
       if (state.left > 0) --state.left;
+      ++state.on_the_way;
       return std::nullopt;
     }
     wait = std::chrono::ceil<milliseconds>(until - now);
@@ -59,12 +65,12 @@ void RequestBudget::Heed(const Bucket& bucket, const HttpResponse& response) {
   const std::optional<RequestQuota> limit = ParseQuota(response);
   const bool refused = response.status == 408 || response.status == 429 || response.status >= 500;
   const std::optional<milliseconds> asked = refused ? AskedWait(response) : std::nullopt;
-  if (!limit && !asked) return;
   const Time now = clock_.Steady();
   bool new_pause = false;
   {
     MutexLock lock(mutex_);
     State& state = states_[bucket];
+    state.on_the_way = std::max<int64_t>(state.on_the_way - 1, 0);
     if (limit) Refill(*limit, now, state);
     if (asked) state.pause_end = std::max(state.pause_end, now + *asked);
     new_pause = asked && BeginsPause(state.pause_end, now, state);
@@ -78,8 +84,9 @@ void RequestBudget::Refill(const RequestQuota& limit, Time now, State& state) {
   // A second to spare, since the server's seconds are whole ones.
   const Time end = now + limit.reset + seconds(1);
   const bool same = state.left != kUnlimited && end <= state.window_end + kSlack;
-  // Answers overtake each other, and requests on the way are taken already: the fewest count.
-  state.left = same ? std::min(state.left, limit.left) : limit.left;
+  // Answers overtake each other: the fewest count.
+  const int64_t left = std::max<int64_t>(limit.left - state.on_the_way, 0);
+  state.left = same ? std::min(state.left, left) : left;
   state.window_end = same ? std::max(state.window_end, end) : end;
 }
 

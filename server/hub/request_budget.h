@@ -41,7 +41,8 @@ class RequestBudget {
   // wait before asking here again.
   std::optional<std::chrono::milliseconds> Take(const Bucket& bucket);
 
-  // What an answer says: requests left, the end of the window, a wait that is asked for.
+  // What the answer to a request that was taken says: requests left, the end of the window, a wait
+  // that is asked for.
   void Heed(const Bucket& bucket, const HttpResponse& response);
 
  private:
@@ -50,6 +51,10 @@ class RequestBudget {
   struct State {
     int64_t left = kUnlimited;  // in this window
     int64_t quota = kUnlimited;
+    // Taken, no answer yet: perhaps not in what the server says is left. Counted anew from time to
+    // time, since some never get an answer.
+    int64_t on_the_way = 0;
+    Time counted_since;
     std::chrono::seconds window{0};
     Time window_end;
     Time pause_end;

@@ -68,6 +68,26 @@ TEST_F(RequestBudgetTest, ALateAnswerGivesNothingBack) {
   EXPECT_THAT(Take(), Eq(seconds(31)));
 }
 
+TEST_F(RequestBudgetTest, RequestsOnTheWayAreNotSpentTwice) {
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(Take(), std::nullopt);
+
+  Heed({{"RateLimit", R"("api";r=5;t=30)"}});  // the first of the four
+
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(Take(), std::nullopt);
+  EXPECT_THAT(Take(), Eq(seconds(31)));
+}
+
+TEST_F(RequestBudgetTest, RequestsThatNeverGotAnAnswerAreForgotten) {
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Take(), std::nullopt);
+  clock_.Advance(seconds(31));
+  EXPECT_EQ(Take(), std::nullopt);
+
+  Heed({{"RateLimit", R"("api";r=5;t=30)"}});
+
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(Take(), std::nullopt);
+  EXPECT_NE(Take(), std::nullopt);
+}
+
 TEST_F(RequestBudgetTest, RefusedRequestsPauseTheBucket) {
   Heed({{"Retry-After", "4"}}, 429);
 
