@@ -179,6 +179,7 @@ class Exchange(http.server.BaseHTTPRequestHandler):
             "port": self.port_name, "on": self.on, "method": self.command, "path": path,
             "query": self.query if self.port_name == "hub" else "", "range": self.headers.get("Range"),
             "status": 0, "bytes": 0, "had_token": "Authorization" in self.headers,
+            "connection": self.client_address[1],
         }  # fmt: skip
         self.fault = self.hub.faults.take(self.on, self.command, path)
         self.hub.record(self.entry)
