@@ -26,6 +26,7 @@ CORES = len(os.sched_getaffinity(0))
 NOT_UNDER_TSAN = {"engine_real_test"}
 # A test program that takes longer hangs.
 PROGRAM_SECONDS_MAX = {"release": 600, "asan": 1500, "tsan": 2400}
+LONG_PROGRAM_SECONDS = 900  # more with --long
 
 
 class Result:
@@ -66,6 +67,8 @@ def fetch():
     old_hub = make_venv(ROOT / "tests/requirements-old-hub.txt", "old-hub")
     models = CACHE / "models"
     run([str(clients / "bin/python"), "deploy/hub/demo_models.py", str(models), "--only", "smollm2"])
+    templates = str(CACHE / "templates")
+    run([str(clients / "bin/python"), "tests/support/real_templates.py", templates])
     cargo = shutil.which("cargo") or os.path.expanduser("~/.cargo/bin/cargo")
     run([cargo, "fetch", "--locked", "--quiet", "--manifest-path", "server/engine/text/crate/Cargo.toml"])
     return style, clients, old_hub, models
@@ -134,6 +137,7 @@ def environment(preset, clients, old_hub, models):
         MODELD_BUILD=str(ROOT / "build" / preset),
         MODELD_PRESET=preset,
         MODELD_TEST_MODELS=str(models),
+        MODELD_TEST_TEMPLATES=str(CACHE / "templates"),
         MODELD_PYTHON=str(clients / "bin/python"),
         MODELD_OLD_HUB_PYTHON=str(old_hub / "bin/python"),
         ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
@@ -161,7 +165,7 @@ def gtest_program(program, prefix, env, preset):
                 env=env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=PROGRAM_SECONDS_MAX[preset],
+                timeout=PROGRAM_SECONDS_MAX[preset] + (LONG_PROGRAM_SECONDS if env["MODELD_LONG"] else 0),
                 errors="replace",
                 text=True,
             )

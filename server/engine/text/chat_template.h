@@ -35,7 +35,9 @@ class ChatTemplate {
     std::optional<std::chrono::system_clock::time_point> now;
   };
   // INVALID_FIELD for JSON that does not parse and for what the template refuses (raise_exception,
-  // with its message), and when it exceeds its limits on steps or output.
+  // with its message), and when it exceeds its limits: 10 million steps, 32 MB of output, 400 MB of
+  // memory, 4 s of processor time. A template that exceeded one of the last two is not rendered
+  // again, because its thread cannot be ended.
   absl::StatusOr<std::string> Render(const Input& input) const;
 
  private:

@@ -2,6 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <cstdlib>
 
 #include "tests/engine/text/text_goldens.h"
 #include "tests/support/status_matchers.h"
@@ -151,6 +155,78 @@ TEST(ChatTemplateTest, DeeplyNestedValuesDoNotEndTheProcess) {
 
   EXPECT_THAT(Render(nest + "{{ ns.x | tojson }}"), HasReasonOf(Reason::kInvalidField));
   EXPECT_THAT(Render(nest + "ok"), IsOk());
+}
+
+// What a sanitizer keeps of memory that was given back counts too.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int64_t kPeakMegabytesMax = 4000;
+#else
+constexpr int64_t kPeakMegabytesMax = 1000;
+#endif
+
+int64_t PeakMegabytes() {
+  struct rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss / 1024;
+}
+
+// Ends the process: 0 when the template ended in an error with little memory. What it left behind
+// ends with the process.
+[[noreturn]] void RenderAndExit(const std::string& source) {
+  const auto prompt = Render(source);
+  const bool is_refused = HasReason(StatusOf(prompt), Reason::kInvalidField);
+  std::fprintf(stderr, "%s, %ld MB\n", StatusOf(prompt).ToString().c_str(),
+               static_cast<long>(PeakMegabytes()));
+  std::_Exit(is_refused && PeakMegabytes() < kPeakMegabytesMax ? 0 : 1);
+}
+
+// Each would take many gigabytes, or hours, if nothing stopped it.
+TEST(ChatTemplateTest, TemplatesThatMultiplyWhatTheyHaveEndInAnError) {
+  const std::string big = "{% set big = 'x' * 1000000 %}";
+  const std::string twice = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}";
+  const std::string nest =
+      "{% set ns = namespace(x='ab', y='ab') %}{% for i in range(60) %}"
+      "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
+  for (const std::string& source : {
+           twice + "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+           twice + "{% set ns.x = ns.x + ns.x %}{% endfor %}",
+           twice + "{% set ns.x = ns.x | replace('a', ns.x) %}{% endfor %}",
+           twice + "{% set ns.x = ns.x.replace('a', ns.x) %}{% endfor %}",
+           twice + "{% set ns.x = '%s%s' | format(ns.x, ns.x) %}{% endfor %}",
+           twice + "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}{% endfor %}",
+           big + "{{ ([big] * 1000000) | join }}",
+           big + "{{ ''.join([big] * 1000000) }}",
+           big + "{{ big.join(['a'] * 1000000) }}",
+           big + "{{ ['a', ['b']] | tojson(indent=big) }}",
+           big + "{{ ([big] * 1000000) | string | length }}",
+           big + "{{ ('a' ~ ([big] * 1000000)) | length }}",
+           big + "{{ 'a'.ljust(100000, big) }}",
+           nest + "{{ ns.x | tojson }}",
+           nest + "{{ ns.x == ns.y }}",
+           std::string("{{ '%1000000000d' | format(1) }}"),
+           std::string("{{ '{:>1000000000}'.format('a') }}"),
+           std::string("{{ 'a' * 10000000000 }}"),
+       }) {
+    EXPECT_EXIT(RenderAndExit(source), testing::ExitedWithCode(0), "") << source;
+  }
+}
+
+// Otherwise each request would leave another thread and its memory behind.
+TEST(ChatTemplateTest, TemplateThatTookTooMuchIsNotRenderedAgain) {
+  const std::string source =
+      "{% if bomb %}{{ ''.join(['x' * 1000000] * 1000000) }}{% else %}harmless{% endif %}";
+  const auto render_twice = [&] {
+    const auto chat_template = FromSource(source);
+    const auto render = [&](const std::string& args) {
+      return (*chat_template)->Render({.messages_json = kHello, .template_args_json = args});
+    };
+    const bool was_harmless = render("").ok();
+    const bool was_refused = !render(R"({"bomb": true})").ok();
+    std::fprintf(stderr, "%s\n", StatusOf(render("")).ToString().c_str());
+    std::_Exit(was_harmless && was_refused ? 0 : 1);
+  };
+
+  EXPECT_EXIT(render_twice(), testing::ExitedWithCode(0), "once took more memory");
 }
 
 TEST(ChatTemplateTest, IntegersAndKeyOrderSurvive) {

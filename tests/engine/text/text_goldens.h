@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nlohmann/json.hpp"
@@ -49,6 +50,23 @@ inline std::vector<TextGolden> ReadTextGoldens(const std::string& tokenizer) {
 inline std::vector<std::string> TextTokenizers() {
   return {"byte_level_bpe", "sentencepiece_bpe", "metaspace_bpe", "wordpiece", "unigram"};
 }
+
+// FNV-1a, which stands for what is too long to be kept.
+class TextHash {
+ public:
+  void Add(char byte) { value_ = (value_ ^ static_cast<uint8_t>(byte)) * 0x100000001B3; }
+  void Add(std::string_view text) {
+    for (const char c : text) Add(c);
+  }
+  std::string Hex() const {
+    std::string hex;
+    for (int shift = 60; shift >= 0; shift -= 4) hex += "0123456789abcdef"[value_ >> shift & 15];
+    return hex;
+  }
+
+ private:
+  uint64_t value_ = 0xCBF29CE484222325;
+};
 
 // A folder of its own that goes with the object.
 class TemporarySnapshot {

@@ -287,14 +287,14 @@ pub unsafe extern "C" fn modeld_text_template_render(
     unsafe {
         answer(prompt, error, Kind::Failed, || {
             let input = Input {
-                messages: input.messages.bytes(),
-                tools: input.tools.bytes(),
-                args: input.args.bytes(),
-                special_tokens: input.special_tokens.bytes(),
+                messages: input.messages.bytes().to_vec(),
+                tools: input.tools.bytes().to_vec(),
+                args: input.args.bytes().to_vec(),
+                special_tokens: input.special_tokens.bytes().to_vec(),
                 add_generation_prompt: input.add_generation_prompt,
                 now_unix_s: input.now_unix_s,
             };
-            template.render(&input).map(Owned::give)
+            template.render(input).map(Owned::give)
         })
     }
 }

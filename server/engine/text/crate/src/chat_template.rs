@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::Timestamp;
@@ -12,28 +14,27 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde_json::{Map, Value as Json};
 
 use crate::failure::{Failure, Kind};
-use crate::{generation_tag, python_json, python_types};
+use crate::{generation_tag, python_json, python_types, watched};
 
 /// Steps of one render. A conversation of a thousand messages takes some 100,000.
 const STEPS_MAX: u64 = 10_000_000;
 /// Bytes of one prompt: a million tokens with room to spare.
 const OUTPUT_BYTES_MAX: usize = 32 << 20;
-/// The parser is recursive, and so is the end of a value: a template can nest lists for as long as it has
-/// steps. The memory is only reserved, not used.
-const STACK_BYTES: usize = 1 << 30;
 
 const NAME: &str = "chat template";
 
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    env: Arc<Environment<'static>>,
+    /// It went beyond what `watched` allows: work that was left behind may still go on.
+    is_exhausted: AtomicBool,
 }
 
 /// JSON texts; `tools` and `args` may be empty.
-pub struct Input<'a> {
-    pub messages: &'a [u8],
-    pub tools: &'a [u8],
-    pub args: &'a [u8],
-    pub special_tokens: &'a [u8],
+pub struct Input {
+    pub messages: Vec<u8>,
+    pub tools: Vec<u8>,
+    pub args: Vec<u8>,
+    pub special_tokens: Vec<u8>,
     pub add_generation_prompt: bool,
     pub now_unix_s: i64,
 }
@@ -114,19 +115,6 @@ fn normalized(mut message: Map<String, Json>) -> Map<String, Json> {
     aliased
 }
 
-/// Runs `body` on a thread with a stack for deeply nested values.
-fn on_deep_stack<R: Send>(body: impl FnOnce() -> Result<R, Failure> + Send) -> Result<R, Failure> {
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("chat-template".into())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, body)
-            .map_err(|error| Failure::new(Kind::Failed, format!("cannot start a thread: {error}")))?
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
 impl ChatTemplate {
     pub fn new(source: &str) -> Result<Self, Failure> {
         let broken = |error: Error| Failure::new(Kind::BrokenFile, format!("{error:#}"));
@@ -145,74 +133,102 @@ impl ChatTemplate {
         python_types::add_to(&mut env);
         // Jinja counts every kind of line end as "\n".
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        on_deep_stack(|| {
+        let parsed = watched::run(move || {
             env.add_template_owned(NAME, generation_tag::replace(&source))
                 .map_err(broken)?;
-            Ok(Self { env })
+            Ok(env)
+        });
+        let env = parsed.map_err(|failure| match failure.kind {
+            Kind::Exhausted => Failure::new(
+                Kind::BrokenFile,
+                format!("to parse it takes {}", failure.message),
+            ),
+            _ => failure,
+        })?;
+        Ok(Self {
+            env: Arc::new(env),
+            is_exhausted: AtomicBool::new(false),
         })
     }
 
-    pub fn render(&self, input: &Input) -> Result<Vec<u8>, Failure> {
-        on_deep_stack(|| self.render_here(self.context(input)?))
-    }
-
-    fn context(&self, input: &Input) -> Result<Value, Failure> {
-        let messages = objects(input.messages, Kind::BadMessages)?;
-        if messages.is_empty() {
-            return Err(Failure::new(Kind::BadMessages, "there is no message"));
-        }
-        let messages: Vec<_> = messages.into_iter().map(normalized).collect();
-        let tools = if input.tools.is_empty() {
-            None
-        } else {
-            Some(objects(input.tools, Kind::BadTools)?)
-        };
-        let args = object(input.args, Kind::BadArgs)?;
-        if let Some(name) = ["messages", "tools", "add_generation_prompt"]
-            .iter()
-            .find(|name| args.contains_key(**name))
-        {
-            let message = format!("\"{name}\" is set by the request itself");
-            return Err(Failure::new(Kind::BadArgs, message));
-        }
-        let now_unix_s = input.now_unix_s;
-        let strftime_now = Value::from_function(move |format: &str| strftime(now_unix_s, format));
-        let mut context = BTreeMap::from([
-            ("strftime_now".to_string(), strftime_now),
-            ("documents".to_string(), Value::from(())),
-        ]);
-        let special_tokens = object(input.special_tokens, Kind::BrokenFile)?;
-        for (name, value) in special_tokens.into_iter().chain(args) {
-            context.insert(name, Value::from(Serde(value)));
-        }
-        context.insert("messages".into(), Value::from(Serde(messages)));
-        context.insert("tools".into(), Value::from(Serde(tools)));
-        context.insert(
-            "add_generation_prompt".into(),
-            Value::from(input.add_generation_prompt),
-        );
-        Ok(Value::from(context))
-    }
-
-    fn render_here(&self, context: Value) -> Result<Vec<u8>, Failure> {
-        let mut prompt = Prompt::default();
-        let result = self.env.get_template(NAME).and_then(|template| {
-            template
-                .render_captured_to(context, &mut prompt)
-                .map(|_| ())
-        });
-        match result {
-            Ok(()) => Ok(prompt.bytes),
-            Err(_) if prompt.is_full => Err(Failure::new(
+    pub fn render(&self, input: Input) -> Result<Vec<u8>, Failure> {
+        if self.is_exhausted.load(Ordering::Relaxed) {
+            return Err(Failure::new(
                 Kind::Refused,
-                format!("the prompt is longer than {OUTPUT_BYTES_MAX} bytes"),
-            )),
-            Err(error) if error.kind() == ErrorKind::OutOfFuel => Err(Failure::new(
-                Kind::Refused,
-                format!("the chat template takes more than {STEPS_MAX} steps"),
-            )),
-            Err(error) => Err(Failure::new(Kind::Refused, reason(&error))),
+                "it once took more memory or processor time than is allowed",
+            ));
         }
+        let env = Arc::clone(&self.env);
+        let rendered = watched::run(move || render_here(&env, context(&input)?));
+        rendered.map_err(|failure| {
+            if failure.kind != Kind::Exhausted {
+                return failure;
+            }
+            self.is_exhausted.store(true, Ordering::Relaxed);
+            Failure::new(
+                Kind::Refused,
+                format!("to render it takes {}", failure.message),
+            )
+        })
+    }
+}
+
+fn context(input: &Input) -> Result<Value, Failure> {
+    let messages = objects(&input.messages, Kind::BadMessages)?;
+    if messages.is_empty() {
+        return Err(Failure::new(Kind::BadMessages, "there is no message"));
+    }
+    let messages: Vec<_> = messages.into_iter().map(normalized).collect();
+    let tools = if input.tools.is_empty() {
+        None
+    } else {
+        Some(objects(&input.tools, Kind::BadTools)?)
+    };
+    let args = object(&input.args, Kind::BadArgs)?;
+    if let Some(name) = ["messages", "tools", "add_generation_prompt"]
+        .iter()
+        .find(|name| args.contains_key(**name))
+    {
+        let message = format!("\"{name}\" is set by the request itself");
+        return Err(Failure::new(Kind::BadArgs, message));
+    }
+    let now_unix_s = input.now_unix_s;
+    let strftime_now = Value::from_function(move |format: &str| strftime(now_unix_s, format));
+    let mut context = BTreeMap::from([
+        ("strftime_now".to_string(), strftime_now),
+        ("documents".to_string(), Value::from(())),
+    ]);
+    let special_tokens = object(&input.special_tokens, Kind::BrokenFile)?;
+    for (name, value) in special_tokens.into_iter().chain(args) {
+        context.insert(name, Value::from(Serde(value)));
+    }
+    context.insert("messages".into(), Value::from(Serde(messages)));
+    context.insert("tools".into(), Value::from(Serde(tools)));
+    context.insert(
+        "add_generation_prompt".into(),
+        Value::from(input.add_generation_prompt),
+    );
+    Ok(Value::from(context))
+}
+
+fn render_here(env: &Environment, context: Value) -> Result<Vec<u8>, Failure> {
+    let mut prompt = Prompt::default();
+    let result = env.get_template(NAME).and_then(|template| {
+        template
+            .render_captured_to(context, &mut prompt)
+            .map(|_| ())
+    });
+    match result {
+        Ok(()) => Ok(prompt.bytes),
+        Err(_) if prompt.is_full => Err(Failure::new(
+            Kind::Refused,
+            format!("the prompt is longer than {OUTPUT_BYTES_MAX} bytes"),
+        )),
+        Err(error) if error.kind() == ErrorKind::OutOfFuel => Err(Failure::new(
+            Kind::Refused,
+            format!("the chat template takes more than {STEPS_MAX} steps"),
+        )),
+        Err(error) => Err(Failure::new(Kind::Refused, reason(&error))),
     }
 }
 

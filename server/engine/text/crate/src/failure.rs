@@ -13,6 +13,8 @@ pub enum Kind {
     BadArgs = 6,
     Refused = 7,
     Failed = 8,
+    /// Of `watched` only; callers make another kind of it.
+    Exhausted = 9,
 }
 
 #[derive(Debug)]

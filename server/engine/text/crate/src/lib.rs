@@ -11,3 +11,4 @@ mod repository;
 mod sentencepiece;
 mod tokenizer;
 mod unsmuggled_model;
+mod watched;

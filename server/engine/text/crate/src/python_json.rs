@@ -5,6 +5,9 @@ use minijinja::{Error, ErrorKind};
 
 /// Python gives up at about a thousand; a template's own lists can be nested as deep as its fuel lasts.
 const DEPTH_MAX: usize = 500;
+/// A value can hold another many times over: its text is then longer than all that the template made.
+const BYTES_MAX: usize = 32 << 20;
+const INDENT_BYTES_MAX: usize = 100;
 
 /// repr(float) of Python, but for the names of infinity and NaN, which are JSON's.
 pub fn float_text(number: f64) -> String {
@@ -45,6 +48,13 @@ fn not_serializable(what: &str) -> Error {
     )
 }
 
+fn too_long() -> Error {
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("the JSON text is longer than {BYTES_MAX} bytes"),
+    )
+}
+
 struct Writer {
     ascii_only: bool,
     sort_keys: bool,
@@ -55,7 +65,10 @@ struct Writer {
 }
 
 impl Writer {
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        if self.out.len() + text.len() > BYTES_MAX {
+            return Err(too_long());
+        }
         self.out.push('"');
         for c in text.chars() {
             match c {
@@ -75,11 +88,12 @@ impl Writer {
             }
         }
         self.out.push('"');
+        Ok(())
     }
 
     fn key(&mut self, key: &Value) -> Result<(), Error> {
         match key.kind() {
-            ValueKind::String => self.string(key.as_str().unwrap_or_default()),
+            ValueKind::String => self.string(key.as_str().unwrap_or_default())?,
             ValueKind::None | ValueKind::Bool | ValueKind::Number => {
                 self.out.push('"');
                 self.value(key, 0)?;
@@ -101,6 +115,9 @@ impl Writer {
         if depth > DEPTH_MAX {
             return Err(not_serializable("a value nested this deep"));
         }
+        if self.out.len() > BYTES_MAX {
+            return Err(too_long());
+        }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self
@@ -110,7 +127,7 @@ impl Writer {
             ValueKind::Number => self
                 .out
                 .push_str(&float_text(f64::try_from(value.clone())?)),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::String => return self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq => return self.array(value, depth),
             ValueKind::Map => return self.object(value, depth),
             kind => return Err(not_serializable(&format!("an object of type {kind}"))),
@@ -172,6 +189,7 @@ pub fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<V
     let indent = match argument(1, "indent")? {
         None => None,
         Some(given) => Some(match given.as_str() {
+            Some(text) if text.len() > INDENT_BYTES_MAX => return Err(too_long()),
             Some(text) => text.to_string(),
             None => " ".repeat(i64::try_from(given)?.clamp(0, 100) as usize),
         }),

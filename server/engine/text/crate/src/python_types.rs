@@ -119,6 +119,12 @@ fn padded(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
             "the width is too large",
         ));
     }
+    if fill.is_some_and(|fill| fill.chars().count() != 1) {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "the fill must be one character",
+        ));
+    }
     let missing = width.saturating_sub(text.chars().count());
     Ok(Value::from(match method {
         "ljust" => text.to_string() + &fill.unwrap_or(" ").repeat(missing),
