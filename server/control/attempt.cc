@@ -258,7 +258,6 @@ absl::StatusOr<std::optional<Inspection>> Attempt::Inspect(const Source& source)
 }
 
 absl::Status Attempt::Reserve(const Source& source) {
-  RETURN_IF_ERROR(PrepareCache(cache_path_));
   ASSIGN_OR_RETURN(const Filesystem filesystem, FilesystemOf(cache_path_));
   const RepoCache cache(cache_path_, model_.hf_path);
   const ReservationsTable::Request request = {

@@ -16,6 +16,9 @@
 namespace modeld {
 namespace {
 
+// Times that what others remove is fetched again.
+constexpr int kRoundsMax = 20;
+
 // A listing may come from a cache or a caller: names that would lead out of the cache are refused
 // here too.
 absl::Status CheckRequest(const SnapshotRequest& request) {
@@ -48,9 +51,13 @@ class Snapshot {
   absl::StatusOr<SnapshotResult> Run(const Confirm& confirm, const std::stop_token& stop);
 
  private:
+  // Whether the snapshot has every wanted file: then nothing need be written, as in a cache that is
+  // read only.
+  bool AllThere() const;
   // The files that share one blob.
   using Indexes = std::vector<size_t>;
 
+  absl::Status FetchAndLink(const std::stop_token& stop, bool all_there);
   absl::Status FetchMissing(const std::stop_token& stop);
   std::vector<Indexes> FindMissing();
   absl::Status Submit(const Indexes& indexes, std::latch& settled);
@@ -70,19 +77,33 @@ class Snapshot {
   int64_t fetched_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+bool Snapshot::AllThere() const {
+  return !files_.empty() && std::ranges::all_of(files_, [this](const RepoFile& file) {
+    return repo_.HasInSnapshot(request_.listing.commit, file);
+  });
+}
+
+// A cache that cannot be written keeps its listing and its refs as they are; what was asked for is
+// there all the same.
+absl::Status UnlessReadOnly(const absl::Status& status, bool all_there) {
+  if (!all_there || !HasReason(status, Reason::kCacheNotWritable)) return status;
+  LogInfo("cache_read_only", {{"error", status}});
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SnapshotResult> Snapshot::Run(const Confirm& confirm, const std::stop_token& stop) {
-  RETURN_IF_ERROR(repo_.Prepare(request_.listing.commit));
-  const absl::Status fetched = FetchMissing(stop);
+  const bool all_there = AllThere();
+  const absl::Status fetched = UnlessReadOnly(FetchAndLink(stop, all_there), all_there);
   progress_.Finish();
   RETURN_IF_ERROR(fetched);
-  RETURN_IF_ERROR(LinkAll());
   // A listing of part of the files would make Python believe that the others do not exist.
   if (files_.size() == request_.listing.files.size()) {
-    RETURN_IF_ERROR(repo_.WriteTree(request_.listing));
+    RETURN_IF_ERROR(UnlessReadOnly(repo_.WriteTree(request_.listing), all_there));
   }
   if (stop.stop_requested()) return absl::CancelledError("the download was stopped");
   if (confirm) RETURN_IF_ERROR(confirm());
-  RETURN_IF_ERROR(repo_.WriteRef(request_.revision, request_.listing.commit));
+  RETURN_IF_ERROR(
+      UnlessReadOnly(repo_.WriteRef(request_.revision, request_.listing.commit), all_there));
 
   SnapshotResult result;
   result.snapshot_path = repo_.SnapshotPath(request_.listing.commit);
@@ -90,6 +111,22 @@ absl::StatusOr<SnapshotResult> Snapshot::Run(const Confirm& confirm, const std::
   MutexLock lock(mutex_);
   result.fetched_bytes = fetched_bytes_;
   return result;
+}
+
+// Python's cache commands remove blobs and whole folders under us (hub-protocol.md 9.6): what they
+// took is fetched again.
+absl::Status Snapshot::FetchAndLink(const std::stop_token& stop, bool all_there) {
+  for (int round = 1;; ++round) {
+    if (!all_there || round > 1) {
+      RETURN_IF_ERROR(PrepareCache(request_.cache_path));
+      RETURN_IF_ERROR(repo_.Prepare(request_.listing.commit));
+    }
+    absl::Status status = FetchMissing(stop);
+    if (status.ok()) status = LinkAll();
+    const bool removed = absl::IsNotFound(status) && ReasonOf(status).empty();
+    if (!removed || round == kRoundsMax) return status;
+    LogWarning("files_removed", {{"repo", request_.repo_id}, {"error", status}});
+  }
 }
 
 // What is there counts from the start; the rest by size, so that no large file begins last.
@@ -116,6 +153,11 @@ std::vector<Snapshot::Indexes> Snapshot::FindMissing() {
 }
 
 absl::Status Snapshot::FetchMissing(const std::stop_token& stop) {
+  stop_ = std::stop_source();
+  {
+    MutexLock lock(mutex_);
+    failure_ = absl::OkStatus();
+  }
   const std::stop_callback on_stop(stop, [this] { stop_.request_stop(); });
   const std::vector<Indexes> missing = FindMissing();
   std::latch settled(static_cast<std::ptrdiff_t>(missing.size()));
@@ -198,9 +240,8 @@ absl::StatusOr<SnapshotResult> DownloadSnapshot(const SnapshotRequest& request, 
                                                 const Confirm& confirm, std::stop_token stop) {
   RETURN_IF_ERROR(CheckRequest(request));
   const auto begin = pool.clock().Steady();
-  const absl::Status prepared = PrepareCache(request.cache_path);
   const absl::StatusOr<SnapshotResult> result =
-      prepared.ok() ? Snapshot(request, pool, on_progress).Run(confirm, stop) : prepared;
+      Snapshot(request, pool, on_progress).Run(confirm, stop);
   const char* outcome = result.ok()                          ? "succeeded"
                         : absl::IsCancelled(result.status()) ? "cancelled"
                                                              : "failed";

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <random>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "server/cache/tree_size.h"
@@ -119,13 +120,36 @@ TEST_F(DownloadResumeTest, ARepositoryRemovedMeanwhileIsFetchedAnew) {
   const OnProgress remove_in_the_middle = [&](const OperationProgress& progress) {
     if (removed || progress.bytes_done < 2'000'000) return;
     removed = true;
-    RemoveTree(repo_.repo_path());
+    std::error_code ignored;
+    std::filesystem::remove_all(repo_.repo_path(), ignored);
   };
 
   const auto result = DownloadSnapshot(request, downloader.pool, remove_in_the_middle, {}, {});
 
   EXPECT_THAT(result, IsOk());
   EXPECT_TRUE(removed);
+  ExpectComplete(request.listing);
+}
+
+// What was finished already when they came must be there in the end too.
+TEST_F(DownloadResumeTest, BlobsRemovedAfterTheyWereDoneAreFetchedAnew) {
+  hub_.AddFile(kRepo, "config.json", "{}");
+  hub_.AddFile(kRepo, "model.safetensors", TestBytes(4'000'000, 1));
+  hub_.AddFault(R"({"kind":"drip","on":"cdn","bytes_per_s":4000000})");
+  Downloader downloader(hub_);
+  const SnapshotRequest request = downloader.Request(cache_);
+  int removals = 0;
+  const OnProgress remove_often = [&](const OperationProgress& progress) {
+    if (removals == 5 || progress.files_done == 0) return;
+    ++removals;
+    std::error_code ignored;
+    std::filesystem::remove_all(repo_.repo_path(), ignored);
+  };
+
+  const auto result = DownloadSnapshot(request, downloader.pool, remove_often, {}, {});
+
+  EXPECT_THAT(result, IsOk());
+  EXPECT_GT(removals, 0);
   ExpectComplete(request.listing);
 }
 
