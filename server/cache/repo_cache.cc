@@ -85,6 +85,27 @@ absl::Status CheckParents(const std::string& snapshot, std::string_view path) {
   return absl::OkStatus();
 }
 
+// Snapshots are made of links, so that a filesystem without them is known before the first byte.
+// Tried beside the locks, where no scan looks.
+absl::Status CheckLinks(const std::string& cache_path) {
+  const std::string folder = cache_path + "/hub/.locks";
+  RETURN_IF_ERROR(MakeAll({folder}, cache_path));
+  const std::string probe = absl::StrCat(folder, "/.modeld-", RandomHex(6), ".tmp");
+  if (symlink("probe", probe.c_str()) == 0) {
+    unlink(probe.c_str());
+    return absl::OkStatus();
+  }
+  if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL) {
+    return CacheError(FileError(errno, "symlink", probe), cache_path);
+  }
+  return Error(Reason::kCacheNotWritable,
+               absl::StrCat("the filesystem of the cache ", cache_path,
+                            " has no symbolic links, which snapshots are made of: choose a cache "
+                            "path on another one, or mount it with links (cifs: option "
+                            "mfsymlinks). What is in it already can be adopted and loaded"),
+               {{"cache_path", cache_path}});
+}
+
 json TreeEntry(const RepoFile& file) {
   json entry = {{"blob_id", file.git_oid}, {"size", file.size_bytes}};
   if (file.lfs) {
@@ -114,6 +135,7 @@ absl::Status PrepareCache(const std::string& cache_path) {
   if (access(hub.c_str(), W_OK | X_OK) != 0) {
     return CacheError(FileError(errno, "write", hub), cache_path);
   }
+  RETURN_IF_ERROR(CheckLinks(cache_path));
   const std::string tag = hub + "/CACHEDIR.TAG";
   if (Exists(tag)) return absl::OkStatus();
   return CacheError(WriteFileAtomically(tag, kCacheDirTag), cache_path);
@@ -149,6 +171,14 @@ absl::Status RepoCache::Prepare(std::string_view commit) const {
   return MakeAll(
       {blobs_path(), repo_path() + "/refs", SnapshotPath(commit), ParentOf(LockPath("x"))},
       cache_path_);
+}
+
+absl::Status RepoCache::CheckWritable() const {
+  for (const std::string& folder : {repo_path(), blobs_path(), repo_path() + "/snapshots"}) {
+    if (access(folder.c_str(), W_OK | X_OK) == 0 || errno == ENOENT) continue;
+    return CacheError(FileError(errno, "write", folder), cache_path_);
+  }
+  return absl::OkStatus();
 }
 
 bool RepoCache::HasBlob(const RepoFile& file) const {

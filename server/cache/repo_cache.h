@@ -11,12 +11,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/base/file.h"
+#include "server/cache/removal.h"
 #include "server/core/repo.h"
 
 namespace modeld {
 
 // Makes `cache_path` with hub/ (and CACHEDIR.TAG in it), transformers/ and xet/ when missing.
-// CACHE_NOT_WRITABLE with the exact fix in its message.
+// CACHE_NOT_WRITABLE with the exact fix in its message; also on a filesystem without symbolic
+// links, which can only be read.
 absl::Status PrepareCache(const std::string& cache_path);
 
 // Paths and steps of one repository. No state of its own beyond the two names; thread-safe.
@@ -35,6 +37,9 @@ class RepoCache {
 
   // mkdir -p of blobs/, refs/, snapshots/<commit>/ and the lock folder.
   absl::Status Prepare(std::string_view commit) const;
+
+  // CACHE_NOT_WRITABLE when what is there of it cannot be changed by this process.
+  absl::Status CheckWritable() const;
 
   // Whether blobs/<blob> resolves to a file of that size (lstat, then stat).
   bool HasBlob(const RepoFile& file) const;
@@ -68,14 +73,22 @@ class RepoCache {
   // Bytes on disk of blobs/ and part files.
   absl::StatusOr<int64_t> SizeBytes() const;
 
-  // Removes snapshots/<commit> with the refs that name it and its tree, then blobs that no snapshot
-  // links any more, and our part files of them; the whole folder (and its lock folder) when nothing
-  // is left. Says how many bytes were freed on disk. What others are writing now stays:
-  // *.incomplete and blobs whose lock is held. Payloads that huggingface_hub shares between
-  // repositories stay too.
-  absl::StatusOr<int64_t> DeleteRevision(std::string_view commit) const;
-  // The whole repository folder and its lock folder.
+  // Removes snapshots/<commit> with the refs that name it and its tree, then the blobs that only it
+  // linked, and our part files; the whole folder (and its lock folder) when nothing is left. What
+  // others are writing now stays: *.incomplete and blobs whose lock is held. Payloads that
+  // huggingface_hub shares between repositories stay too.
+  absl::StatusOr<Removal> DeleteRevision(std::string_view commit,
+                                         const DeleteOptions& options = {}) const;
+  // The whole repository folder and its lock folder; says how many bytes were freed on disk.
   absl::StatusOr<int64_t> DeleteAll() const;
+  // Removes what nobody needs: blobs that no snapshot links, our part files, and what `options`
+  // say; not what others are writing now.
+  absl::StatusOr<Removal> Prune(const PruneOptions& options) const;
+
+  // Removes blobs/<blob> when it still is the file (device and inode) that was found to have wrong
+  // bytes: under the blob's lock, taken aside first, so that a right one which came meanwhile
+  // stays. False when it is another one by now, or gone. UNAVAILABLE while somebody writes it.
+  absl::StatusOr<bool> RemoveWrongBlob(std::string_view blob, const FileIdentity& found) const;
 
  private:
   std::string cache_path_;

@@ -1,7 +1,6 @@
 #include "server/cache/tree_size.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <system_error>
@@ -31,19 +30,6 @@ int64_t AllocatedBytes(const std::string& path) {
   if (!S_ISDIR(info.st_mode)) return bytes;
   for (const std::string& entry : EntriesOf(path)) bytes += AllocatedBytes(entry);
   return bytes;
-}
-
-int64_t RemoveTree(const std::string& path) {
-  struct stat info{};
-  if (lstat(path.c_str(), &info) != 0) return 0;
-  int64_t freed = 0;
-  if (S_ISDIR(info.st_mode)) {
-    for (const std::string& entry : EntriesOf(path)) freed += RemoveTree(entry);
-    if (rmdir(path.c_str()) == 0) freed += info.st_blocks * kBlockBytes;
-  } else if (unlink(path.c_str()) == 0 && info.st_nlink == 1) {
-    freed += info.st_blocks * kBlockBytes;
-  }
-  return freed;
 }
 
 }  // namespace modeld

@@ -87,12 +87,25 @@ absl::Status Registry::CheckPath(const std::string& cache_path, CacheLocation lo
                {{"cache_path", cache_path}});
 }
 
-absl::StatusOr<Registry::Place> Registry::PlaceOf(const std::string& location,
-                                                  const std::string& cache_path) const {
-  Place place;
+absl::StatusOr<CachePlace> Registry::PlaceOf(const std::string& location,
+                                             const std::string& cache_path) const {
+  CachePlace place;
   if (!location.empty()) {
     ASSIGN_OR_RETURN(place.location, ParseCacheLocation(location));
   }
+  ASSIGN_OR_RETURN(place.cache_path, ResolveCachePath(options_.roots, place.location, cache_path));
+  RETURN_IF_ERROR(CheckPath(place.cache_path, place.location));
+  return place;
+}
+
+absl::StatusOr<CachePlace> Registry::PlaceOfPath(const std::string& cache_path) const {
+  if (cache_path.empty() || cache_path == options_.roots.primary) {
+    return CachePlace{CacheLocation::kPrimary, options_.roots.primary};
+  }
+  if (cache_path == options_.roots.secondary) {
+    return CachePlace{CacheLocation::kSecondary, cache_path};
+  }
+  CachePlace place{.location = CacheLocation::kCustom};
   ASSIGN_OR_RETURN(place.cache_path, ResolveCachePath(options_.roots, place.location, cache_path));
   RETURN_IF_ERROR(CheckPath(place.cache_path, place.location));
   return place;
@@ -156,7 +169,7 @@ absl::StatusOr<Model> Registry::ToModel(const RegisterRequest& request) const {
   RETURN_IF_ERROR(ValidateFileFilter(request.filter));
   RETURN_IF_ERROR(ValidateEstimate(request.estimated_size_mb));
   RETURN_IF_ERROR(ValidateTokenCredential(request.token_credential));
-  ASSIGN_OR_RETURN(const Place place, PlaceOf(request.cache_location, request.cache_path));
+  ASSIGN_OR_RETURN(const CachePlace place, PlaceOf(request.cache_location, request.cache_path));
   Model model;
   model.model_name = request.model_name;
   model.hf_path = request.hf_path;
@@ -274,7 +287,7 @@ absl::Status Registry::ApplyUpdate(const ModelUpdate& update, Model& model) cons
     const std::string location = has("cache_location")
                                      ? update.cache_location
                                      : std::string(CacheLocationName(before.cache_location));
-    ASSIGN_OR_RETURN(const Place place,
+    ASSIGN_OR_RETURN(const CachePlace place,
                      PlaceOf(location, has("cache_path") ? update.cache_path : std::string()));
     model.cache_location = place.location;
     model.cache_path = place.cache_path;
@@ -329,6 +342,30 @@ absl::StatusOr<ModelView> Registry::Update(const ModelUpdate& update) {
   return Get(update.model_name);
 }
 
+absl::StatusOr<RepoNeeds> Registry::NeedsOf(const std::string& cache_path,
+                                            const std::string& hf_path, int64_t except) {
+  ASSIGN_OR_RETURN(std::vector<Model> models, parts_.tables.models.ListByRepo(cache_path, hf_path));
+  if (cache_path == options_.roots.primary) {
+    // Rows of the predecessor that name no path.
+    ASSIGN_OR_RETURN(const std::vector<Model> unplaced,
+                     parts_.tables.models.ListByRepo("", hf_path));
+    models.insert(models.end(), unplaced.begin(), unplaced.end());
+  }
+  RepoNeeds needs;
+  for (const Model& model : models) {
+    if (model.id == except) continue;
+    if (!model.commit.empty()) needs.commits.emplace(model.commit, model.model_name);
+    ASSIGN_OR_RETURN(const std::vector<Copy> copies, parts_.tables.copies.List(model.id));
+    for (const Copy& copy : copies) needs.commits.emplace(copy.commit, model.model_name);
+    ASSIGN_OR_RETURN(const std::vector<Operation> operations,
+                     parts_.tables.operations.List(model.model_name, "", kPage));
+    for (const Operation& operation : operations) {
+      needs.has_operation |= !operation.done() && operation.model_id == model.id;
+    }
+  }
+  return needs;
+}
+
 absl::StatusOr<int64_t> Registry::DeleteFiles(const Model& model, const std::vector<Copy>& copies) {
   const std::string cache_path = CachePathOf(model);
   std::set<std::string> commits;
@@ -338,24 +375,14 @@ absl::StatusOr<int64_t> Registry::DeleteFiles(const Model& model, const std::vec
       commits.insert(copy.commit);
     }
   }
-  ASSIGN_OR_RETURN(std::vector<Model> others,
-                   parts_.tables.models.ListByRepo(cache_path, model.hf_path));
-  if (cache_path == options_.roots.primary) {
-    // Rows of the predecessor that name no path.
-    ASSIGN_OR_RETURN(const std::vector<Model> unplaced,
-                     parts_.tables.models.ListByRepo("", model.hf_path));
-    others.insert(others.end(), unplaced.begin(), unplaced.end());
-  }
-  for (const Model& other : others) {
-    commits.erase(other.commit);
-    ASSIGN_OR_RETURN(const std::vector<Copy> theirs, parts_.tables.copies.List(other.id));
-    for (const Copy& copy : theirs) commits.erase(copy.commit);
-  }
+  ASSIGN_OR_RETURN(const RepoNeeds others, NeedsOf(cache_path, model.hf_path, model.id));
   const RepoCache cache(cache_path, model.hf_path);
   int64_t freed = 0;
   for (const std::string& commit : commits) {
-    ASSIGN_OR_RETURN(const int64_t bytes, cache.DeleteRevision(commit));
-    freed += bytes;
+    if (others.commits.contains(commit)) continue;
+    ASSIGN_OR_RETURN(const Removal removal,
+                     cache.DeleteRevision(commit, {.keep_parts = others.has_operation}));
+    freed += removal.freed_bytes();
   }
   return freed;
 }
@@ -367,6 +394,9 @@ absl::StatusOr<int64_t> Registry::Delete(const std::string& model_name, bool del
     if (instance.model_name != model_name) continue;
     return Error(Reason::kModelInUse, "model \"" + model_name + "\" is loaded",
                  {{"instance", instance.instance_id}});
+  }
+  if (delete_files) {
+    RETURN_IF_ERROR(RepoCache(CachePathOf(model), model.hf_path).CheckWritable());
   }
   // The rows of its copies go with its row.
   ASSIGN_OR_RETURN(const std::vector<Copy> copies, parts_.tables.copies.List(model.id));
@@ -382,7 +412,7 @@ absl::StatusOr<int64_t> Registry::Delete(const std::string& model_name, bool del
 
 absl::StatusOr<SpaceCheck> Registry::CheckSpace(const SpaceRequest& request, std::stop_token stop) {
   RETURN_IF_ERROR(ValidateEstimate(request.estimated_size_mb));
-  ASSIGN_OR_RETURN(const Place place, PlaceOf(request.cache_location, request.cache_path));
+  ASSIGN_OR_RETURN(const CachePlace place, PlaceOf(request.cache_location, request.cache_path));
   int64_t required = request.estimated_size_mb > 0 ? request.estimated_size_mb * kBytesPerMb : -1;
   if (!request.hf_path.empty()) {
     Model model;

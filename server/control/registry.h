@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -68,6 +69,18 @@ struct ModelsPage {
   std::string next_page_token;  // empty on the last page, and only there
 };
 
+// A cache and which kind of location it is.
+struct CachePlace {
+  CacheLocation location = CacheLocation::kPrimary;
+  std::string cache_path;
+};
+
+// What the rows need of one repository in one cache.
+struct RepoNeeds {
+  std::map<std::string, std::string> commits;  // and the model that has it
+  bool has_operation = false;                  // one that is not final goes on with its part files
+};
+
 struct NamedCache {
   std::string name;  // "primary", "secondary", "custom"
   CacheSummary summary;
@@ -125,6 +138,16 @@ class Registry {
   // The same without a look at what lies in them: used_bytes and repositories are 0.
   std::vector<NamedCache> ConfiguredRoom() const;
 
+  // The place that a request means. INVALID_FIELD (cache_location, cache_path) as RegisterModel.
+  absl::StatusOr<CachePlace> PlaceOf(const std::string& location,
+                                     const std::string& cache_path) const;
+  // The place of a path alone, empty: the primary; INVALID_FIELD (cache_path) unless it is one of
+  // this node.
+  absl::StatusOr<CachePlace> PlaceOfPath(const std::string& cache_path) const;
+  // Needs of all rows but the model with the id `except` (0: none).
+  absl::StatusOr<RepoNeeds> NeedsOf(const std::string& cache_path, const std::string& hf_path,
+                                    int64_t except);
+
   // The folder that has hub/ in it; the row's, and the primary for rows that have none.
   std::string CachePathOf(const Model& model) const;
   // The same as a metric label: "primary", "secondary", or the path of a custom one.
@@ -135,11 +158,6 @@ class Registry {
 
  private:
   struct Sizing;
-  struct Place {
-    CacheLocation location = CacheLocation::kPrimary;
-    std::string cache_path;
-  };
-  absl::StatusOr<Place> PlaceOf(const std::string& location, const std::string& cache_path) const;
   absl::StatusOr<Sizing> AskHub(const Model& model, std::stop_token stop);
   absl::StatusOr<SpaceCheck> SpaceFor(const std::string& cache_path, int64_t required_bytes);
   absl::StatusOr<Model> ToModel(const RegisterRequest& request) const;

@@ -50,11 +50,11 @@ class RepoDeletionTest : public testing::Test {
 TEST_F(RepoDeletionTest, TakesOneRevisionAndWhatOnlyItHad) {
   const int64_t before = Allocated();
 
-  const absl::StatusOr<int64_t> freed = repo_.DeleteRevision(kOld);
+  const absl::StatusOr<Removal> removal = repo_.DeleteRevision(kOld);
 
-  ASSERT_THAT(freed, IsOk());
-  EXPECT_EQ(*freed, before - Allocated());
-  EXPECT_GE(*freed, 9000);
+  ASSERT_THAT(removal, IsOk());
+  EXPECT_EQ(removal->freed_bytes(), before - Allocated());
+  EXPECT_GE(removal->freed_bytes(), 9000);
   EXPECT_FALSE(fs::exists(repo_.SnapshotPath(kOld)));
   EXPECT_FALSE(fs::exists(repo_.repo_path() + "/trees/" + kOld + ".json"));
   EXPECT_FALSE(fs::exists(repo_.repo_path() + "/refs/refs"));
@@ -69,10 +69,10 @@ TEST_F(RepoDeletionTest, TheLastRevisionTakesTheFoldersToo) {
   ASSERT_THAT(repo_.DeleteRevision(kOld), IsOk());
   const int64_t before = Allocated();
 
-  const absl::StatusOr<int64_t> freed = repo_.DeleteRevision(kNew);
+  const absl::StatusOr<Removal> removal = repo_.DeleteRevision(kNew);
 
-  ASSERT_THAT(freed, IsOk());
-  EXPECT_EQ(*freed, before - Allocated());
+  ASSERT_THAT(removal, IsOk());
+  EXPECT_EQ(removal->freed_bytes(), before - Allocated());
   EXPECT_FALSE(fs::exists(repo_.repo_path()));
   EXPECT_FALSE(fs::exists(dir_.path() + "/hub/.locks/models--acme--model"));
 }
@@ -138,7 +138,7 @@ TEST_F(RepoDeletionTest, DeletingTwiceFreesNothingMore) {
   ASSERT_THAT(repo_.DeleteAll(), IsOk());
 
   EXPECT_EQ(*repo_.DeleteAll(), 0);
-  EXPECT_EQ(*repo_.DeleteRevision(kOld), 0);
+  EXPECT_EQ(repo_.DeleteRevision(kOld)->freed_bytes(), 0);
 }
 
 TEST_F(RepoDeletionTest, SizeIsThatOfTheBlobsOnDisk) {
