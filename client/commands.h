@@ -28,10 +28,15 @@ struct Cli {
 
 // register, list, show, update, delete, caches, space.
 void AddRegistryCommands(CLI::App& app, Cli& cli);
+// scan, adopt, verify, delete-revision, prune.
+void AddCacheCommands(CLI::App& app, Cli& cli);
 // download, load, unload, ps, devices, nodes, ops, watch, cancel, pause, resume, status.
 void AddOrchestratorCommands(CLI::App& app, Cli& cli);
 // run, generate, tokenize, embed.
 void AddInferenceCommands(CLI::App& app, Cli& cli);
+
+// Prints a model as a table or as JSON.
+absl::Status ShowModel(const Cli& cli, const v1::Model& model);
 
 // Prints a message as JSON with the proto's own field names; on one line for `compact`.
 void PrintJson(const google::protobuf::Message& message, bool compact = false);

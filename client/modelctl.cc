@@ -50,6 +50,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   modeld::AddRegistryCommands(app, cli);
+  modeld::AddCacheCommands(app, cli);
   modeld::AddOrchestratorCommands(app, cli);
   modeld::AddInferenceCommands(app, cli);
   modeld::AddCompletionCommand(app);

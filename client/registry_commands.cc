@@ -87,15 +87,6 @@ absl::Status List(const Cli& cli, const Client& client) {
   return absl::OkStatus();
 }
 
-absl::Status ShowModel(const Cli& cli, const v1::Model& model) {
-  if (cli.json()) {
-    PrintJson(model);
-  } else {
-    PrintModel(model);
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Caches(const Cli& cli, const Client& client) {
   ASSIGN_OR_RETURN(
       const v1::ListCachesResponse response,
@@ -263,6 +254,15 @@ void AddSpace(CLI::App& app, Cli& cli) {
 }
 
 }  // namespace
+
+absl::Status ShowModel(const Cli& cli, const v1::Model& model) {
+  if (cli.json()) {
+    PrintJson(model);
+  } else {
+    PrintModel(model);
+  }
+  return absl::OkStatus();
+}
 
 void PrintJson(const google::protobuf::Message& message, bool compact) {
   google::protobuf::util::JsonPrintOptions options;

@@ -16,6 +16,7 @@
 #include "server/base/log.h"
 #include "server/base/notify.h"
 #include "server/base/random.h"
+#include "server/control/caches.h"
 #include "server/control/changes.h"
 #include "server/control/engine_events.h"
 #include "server/control/live_progress.h"
@@ -135,6 +136,9 @@ struct Daemon::Rep {
         pool(PoolOptions(c), hub, metrics, Clock::Real()),
         registry({.roots = c.cache, .require_mount = c.require_mount, .node_id = node_id},
                  {.tables = tables, .hub = hub, .engines = engines, .metrics = metrics}),
+        caches(
+            {.node_id = node_id},
+            {.tables = tables, .registry = registry, .hub = hub, .engines = engines, .pool = pool}),
         operations({.node_id = node_id}, {.tables = tables,
                                           .registry = registry,
                                           .hub = hub,
@@ -160,6 +164,7 @@ struct Daemon::Rep {
   Engines engines;
   DownloadPool pool;
   Registry registry;
+  Caches caches;
   Operations operations;
   Router router;
   std::unique_ptr<Nodes> nodes;  // knows the bound address
@@ -177,6 +182,7 @@ absl::Status Daemon::Rep::Listen() {
       Nodes::Parts{.tables = tables, .registry = registry, .engines = engines});
   ASSIGN_OR_RETURN(
       grpc, GrpcServer::Start({.address = config.server.grpc_address}, {.registry = registry,
+                                                                        .caches = caches,
                                                                         .operations = operations,
                                                                         .nodes = *nodes,
                                                                         .router = router,

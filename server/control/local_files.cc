@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 #include "server/base/file.h"
 
@@ -18,11 +19,14 @@ absl::StatusOr<std::vector<RepoFile>> ListFolder(const std::string& folder) {
     if (at->symlink_status(error).type() == fs::file_type::directory) continue;
     const auto size = fs::file_size(at->path(), error);
     if (error) return FileError(error.value(), "stat", at->path().string());
-    const fs::path blob = fs::canonical(at->path(), error);
-    if (error) return FileError(error.value(), "resolve", at->path().string());
-    files.push_back({.path = at->path().lexically_relative(folder).string(),
-                     .size_bytes = static_cast<int64_t>(size),
-                     .blob = blob.filename().string()});
+    RepoFile file{.path = at->path().lexically_relative(folder).string(),
+                  .size_bytes = static_cast<int64_t>(size)};
+    std::error_code no_link;
+    file.blob = fs::read_symlink(at->path(), no_link).filename().string();
+    // A file that lies in the snapshot itself shares its bytes with no other.
+    if (!IsBlobName(file.blob)) file.blob = file.path;
+    file.lfs = file.blob.size() == 64 && IsBlobName(file.blob);
+    files.push_back(std::move(file));
   }
   if (error) return FileError(error.value(), "list", folder);
   std::ranges::sort(files, {}, &RepoFile::path);

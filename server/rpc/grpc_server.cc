@@ -39,7 +39,7 @@ struct GrpcServer::Rep {
         routing({.threads = 2}),
         calls(executor, parts.metrics),
         health(ServiceNames()),
-        registry(calls, parts.registry, parts.changes),
+        registry(calls, parts.registry, parts.caches, parts.changes),
         orchestrator(calls, parts.operations, parts.nodes, parts.changes),
         inference(calls, parts.router, routing) {}
 

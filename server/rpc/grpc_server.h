@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/control/caches.h"
 #include "server/control/changes.h"
 #include "server/control/nodes.h"
 #include "server/control/operations.h"
@@ -26,6 +27,7 @@ class GrpcServer {
   };
   struct Parts {
     Registry& registry;
+    Caches& caches;
     Operations& operations;
     Nodes& nodes;
     Router& router;

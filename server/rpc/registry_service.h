@@ -2,6 +2,7 @@
 #pragma once
 
 #include "modeld/v1/registry.grpc.pb.h"
+#include "server/control/caches.h"
 #include "server/control/changes.h"
 #include "server/control/registry.h"
 #include "server/rpc/calls.h"
@@ -11,8 +12,8 @@ namespace modeld {
 // Thread-safe. Methods that later work brings answer UNIMPLEMENTED METHOD_NOT_SUPPORTED.
 class RegistryService final : public v1::Registry::CallbackService {
  public:
-  RegistryService(Calls& calls, Registry& registry, Changes& changes)
-      : calls_(calls), registry_(registry), changes_(changes) {}
+  RegistryService(Calls& calls, Registry& registry, Caches& caches, Changes& changes)
+      : calls_(calls), registry_(registry), caches_(caches), changes_(changes) {}
 
   grpc::ServerUnaryReactor* RegisterModel(grpc::CallbackServerContext* context,
                                           const v1::RegisterModelRequest* request,
@@ -43,12 +44,19 @@ class RegistryService final : public v1::Registry::CallbackService {
                                        v1::Model* response) override;
   grpc::ServerWriteReactor<v1::VerifyModelResponse>* VerifyModel(
       grpc::CallbackServerContext* context, const v1::VerifyModelRequest* request) override;
+  grpc::ServerUnaryReactor* DeleteRevision(grpc::CallbackServerContext* context,
+                                           const v1::DeleteRevisionRequest* request,
+                                           v1::DeleteRevisionResponse* response) override;
+  grpc::ServerUnaryReactor* PruneCache(grpc::CallbackServerContext* context,
+                                       const v1::PruneCacheRequest* request,
+                                       v1::PruneCacheResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchModelsResponse>* WatchModels(
       grpc::CallbackServerContext* context, const v1::WatchModelsRequest* request) override;
 
  private:
   Calls& calls_;
   Registry& registry_;
+  Caches& caches_;
   Changes& changes_;
 };
 

@@ -137,6 +137,16 @@ absl::Status CopiesTable::Delete(int64_t model_id, std::string_view node_id) {
   });
 }
 
+absl::Status CopiesTable::DeleteCommit(std::string_view node_id, std::string_view cache_path,
+                                       std::string_view commit) {
+  return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    transaction.exec_params(
+        "DELETE FROM copies WHERE node_id = $1 AND cache_path = $2 AND commit = $3", Text(node_id),
+        Text(cache_path), Text(commit));
+    return absl::OkStatus();
+  });
+}
+
 absl::Status InstancesTable::Put(const Instance& instance) {
   return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     transaction.exec_params(

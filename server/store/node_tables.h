@@ -35,6 +35,9 @@ class CopiesTable {
   absl::Status Put(const Copy& copy);
   absl::StatusOr<std::vector<Copy>> List(int64_t model_id);
   absl::Status Delete(int64_t model_id, std::string_view node_id);
+  // The copy of one commit below one path of one node; of any model whose it is.
+  absl::Status DeleteCommit(std::string_view node_id, std::string_view cache_path,
+                            std::string_view commit);
 
  private:
   Database& database_;

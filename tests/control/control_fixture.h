@@ -13,6 +13,7 @@
 
 #include "server/base/clock.h"
 #include "server/base/random.h"
+#include "server/control/caches.h"
 #include "server/control/changes.h"
 #include "server/control/engine_events.h"
 #include "server/control/live_progress.h"
@@ -70,6 +71,9 @@ struct Daemon {
                   .node_id = kNodeId,
                   .hub_patience = o.hub_patience},
                  {.tables = tables, .hub = hub, .engines = engines, .metrics = metrics}),
+        caches(
+            {.node_id = kNodeId, .hub_patience = o.hub_patience},
+            {.tables = tables, .registry = registry, .hub = hub, .engines = engines, .pool = pool}),
         nodes({.node_id = kNodeId, .node_name = "test", .address = "127.0.0.1:1"},
               {.tables = tables, .registry = registry, .engines = engines}),
         live(changes),
@@ -117,6 +121,7 @@ struct Daemon {
   EngineEvents events;
   Engines engines;
   Registry registry;
+  Caches caches;
   Nodes nodes;
   LiveProgress live;
   Operations operations;

@@ -216,6 +216,7 @@ class Daemon:
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MODELD_"))}
         keep["HOME"] = str(self.folder / "home")
         self.environment = {**keep, **(environment or {})}
+        self.command = []  # what runs modeld, such as setpriv with its options
         self.process = None
         self._client = None
         self.endpoints = {}
@@ -225,7 +226,7 @@ class Daemon:
         assert self.process is None
         (self.state / "endpoints.json").unlink(missing_ok=True)
         with open(self.log_file, "ab") as log:
-            command = [str(BIN / "modeld"), "--config", str(self.config)]
+            command = [*self.command, str(BIN / "modeld"), "--config", str(self.config)]
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, cwd="/"
             )

@@ -87,9 +87,6 @@ def test_health_watch_begins_with_the_state_of_now(module_daemon):
     "method, request_fields",
     [
         ("Inference/Embed", {"model_name": "tiny", "inputs": ["x"]}),
-        ("Registry/ScanCaches", {}),
-        ("Registry/AdoptModel", {"model_name": "x", "hf_path": "a/b", "cache_location": "primary"}),
-        ("Registry/VerifyModel", {"model_name": "tiny"}),
     ],
 )
 def test_methods_of_later_versions_are_refused_as_not_supported(loaded, method, request_fields):

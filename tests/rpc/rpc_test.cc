@@ -15,7 +15,6 @@
 #include "server/rpc/calls.h"
 #include "server/rpc/health_service.h"
 #include "server/rpc/inference_service.h"
-#include "server/rpc/refused_stream.h"
 #include "server/rpc/watch.h"
 #include "server/wire/status_wire.h"
 #include "tests/support/status_matchers.h"
