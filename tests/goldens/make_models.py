@@ -5,12 +5,15 @@
     python tests/goldens/make_models.py tiny-qwen3 these only
     python tests/goldens/make_models.py --real DIR the golden of SmolLM2-135M-Instruct in DIR
 
-Made with torch 2.15.0 and transformers 5.23.0. Every repository is complete: weights, config,
-generation config, tokenizer with a chat template. Its goldens lie beside it:
+Made with torch 2.15.0 and transformers 5.23.0. The repositories of this file are complete: weights,
+config, generation config, tokenizer with a chat template; those of architectures.py have weights
+and config. Their goldens lie beside them:
 
 goldens.json         prompts (token ids), greedy (the 32 tokens that float32 chooses after each),
+                     settled_row (logits of rows before it depend on how a prompt is cut),
                      bf16_mean and bf16_max (distance of transformers' own bfloat16 logits from the
-                     float32 ones over all positions of prompt and greedy tokens)
+                     float32 ones over all positions of prompt and greedy tokens; the largest one
+                     of its two ways to compute attention)
 goldens.safetensors  logits.<i>: float32 [prompt + greedy - 1, vocab], row t follows token t
 """
 
@@ -18,11 +21,14 @@ import argparse
 import json
 import pathlib
 import shutil
+import tempfile
 
+import architectures
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.utils import logging
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "data" / "models"
@@ -31,6 +37,12 @@ GREEDY_TOKENS = 32
 PROMPT_LENGTHS = (1, 6, 19)
 # A golden token must win by this share of the largest |logit|, so that no rounding decides it.
 MARGIN = 2e-3
+# And a chosen expert by this share of the spread of its router's logits: bfloat16 must not choose
+# another one, or distances say nothing.
+ROUTER_MARGIN = 2e-2
+# The largest distance of the reference's bfloat16, over the mean one, is a bar for others only where
+# it was not lucky and chose no other expert.
+LARGEST_OVER_MEAN = (8, 20)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
@@ -192,22 +204,46 @@ def write_tokenizer(folder):
     )
 
 
+def embedding_multiplier(model):
+    config = model.config.get_text_config()
+    if config.model_type.startswith("gemma"):
+        return config.hidden_size**0.5
+    return getattr(config, "embedding_multiplier", 1.0)
+
+
 def randomise(model, seed):
     """Weights large enough that the logits differ clearly."""
     generator = torch.Generator().manual_seed(seed)
     # A tied head with large embeddings or small layers would only repeat its input.
-    embedding, layer = (0.2, 1.5) if model.config.tie_word_embeddings else (0.5, 1.1)
+    tied = model.config.get_text_config().tie_word_embeddings
+    embedding, layer = (0.2, 1.5) if tied else (0.5, 1.1)
+    if tied:
+        embedding /= embedding_multiplier(model)
+    is_moe = any(type(module).__name__.lower().endswith("router") for module in model.modules())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("norm.weight"):
-                parameter.copy_(1 + 0.1 * noise)
-            elif name.endswith(".bias"):
+            if name.endswith(".bias"):
                 parameter.copy_(0.1 * noise)
-            elif "embed_tokens" in name or "lm_head" in name:
+            elif name.endswith("sinks"):
+                parameter.copy_(noise)
+            elif parameter.dim() == 1:  # a norm, whose weight starts at 1, or at 0 for Gemma
+                parameter.copy_(parameter + 0.1 * noise)
+            elif any(part in name for part in ("embed_tokens", "embed_in", "embed_out", "lm_head", "wte")):
                 parameter.copy_(embedding * noise)
+                if is_moe and "lm_head" not in name:
+                    parameter[:, 0] = 2 * embedding
+            elif name.endswith(("mlp.gate.weight", "mlp.router.weight")):
+                # Mostly by the coordinate that all tokens share, so that few choices are close.
+                noise[:, 0] *= 8
+                parameter.copy_(noise * layer / parameter.shape[-1] ** 0.5)
+            elif "wpe" in name:
+                parameter.copy_(0.5 * embedding * noise)
             else:
-                parameter.copy_(noise * layer / parameter.shape[1] ** 0.5)
+                parameter.copy_(noise * layer / parameter.shape[-1] ** 0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
 
 
 def save_weights(model, folder, dtype, shards):
@@ -234,68 +270,202 @@ def save_weights(model, folder, dtype, shards):
     )
 
 
-def greedy(model, prompt, count):
-    """The chosen tokens and the smallest margin by which one won, as a share of the largest logit."""
+def greedy(model, prompt, is_clear=lambda margin: True):
+    """The chosen tokens; None as soon as one wins by a margin, as a share of the largest logit, that
+    is not clear."""
     tokens = list(prompt)
-    margin = 1.0
-    for _ in range(count):
+    for _ in range(GREEDY_TOKENS):
         logits = model(torch.tensor([tokens])).logits[0, -1]
         best = logits.topk(2).values
-        margin = min(margin, float((best[0] - best[1]) / logits.abs().max()))
+        if not is_clear(float((best[0] - best[1]) / logits.abs().max())):
+            return None
         tokens.append(int(logits.argmax()))
-    return tokens[len(prompt) :], margin
+    return tokens[len(prompt) :]
 
 
 @torch.inference_mode()
-def goldens(folder, prompts):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    rounded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    chosen, logits, distances = [], {}, []
+def has_clear_winners(model, prompts):
+    """Whether no choice of a token or an expert hangs on rounding."""
+    router_margin = watch_routers(model)
+
+    def is_clear(margin):
+        return margin >= MARGIN and router_margin[0] >= ROUTER_MARGIN
+
+    for prompt in prompts:
+        tokens = greedy(model, prompt, is_clear)
+        if tokens is None or len(set(tokens)) < 8:
+            return False
+    return True
+
+
+def choice_margin(router, logits, count):
+    """By how much the last chosen one was ahead, of groups and of experts."""
+
+    def gap(scores, count):
+        best = scores.sort(dim=-1, descending=True).values
+        return 1.0 if count == best.shape[-1] else float((best[..., count - 1] - best[..., count]).min())
+
+    bias = getattr(router, "e_score_correction_bias", None)
+    scores = logits if bias is None else logits.sigmoid() + bias
+    spread = float(scores.std())
+    groups = getattr(router, "num_group", None) or 1
+    if groups == 1:
+        return gap(scores, count) / spread
+    grouped = scores.unflatten(-1, (groups, -1))
+    of_group = grouped.amax(-1) if bias is None else grouped.topk(2, -1).values.sum(-1)
+    chosen = of_group.topk(router.topk_group, -1).indices
+    hidden = torch.ones_like(of_group, dtype=torch.bool).scatter(-1, chosen, False)
+    allowed = grouped.masked_fill(hidden.unsqueeze(-1), -10.0).flatten(-2)
+    return min(gap(of_group, router.topk_group), gap(allowed, count)) / spread
+
+
+def watch_routers(model):
+    """The smallest margin by which an expert was chosen, as a share of the logits' spread, in a list."""
+    margin = [1.0]
+
+    def look(module, inputs, output):
+        margin[0] = min(margin[0], choice_margin(module, output[0].float(), output[-1].shape[-1]))
+
+    for module in model.modules():
+        if type(module).__name__.lower().endswith("router"):
+            module.register_forward_hook(look)
+    return margin
+
+
+def settled_row(config):
+    """Longrope takes other frequencies, for all tokens, once a sequence outgrows the first context."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return rope["original_max_position_embeddings"] if rope.get("rope_type") == "longrope" else 0
+
+
+def rounded_distance(folder, prompts, chosen, logits):
+    """The mean distance of bfloat16 logits from `logits`, and the largest one of the reference's two ways
+    to compute attention: which of them has an unlucky rounding is chance."""
+    figures = []
+    for attention in (None, "eager"):  # None: the default of the class
+        model = (
+            class_of(folder)
+            .from_pretrained(folder, dtype=torch.bfloat16, attn_implementation=attention)
+            .eval()
+        )
+        distances = []
+        for index, (prompt, tokens) in enumerate(zip(prompts, chosen, strict=True)):
+            rounded = model(torch.tensor([prompt + tokens[:-1]])).logits[0].float()
+            distances.append((rounded - logits[f"logits.{index}"]).abs().flatten())
+        distance = torch.cat(distances)
+        figures.append((float(distance.mean()), float(distance.max())))
+    return figures[0][0], max(figures[0][1], figures[1][1])
+
+
+@torch.inference_mode()
+def goldens(folder, source, prompts):
+    model = class_of(source).from_pretrained(source, dtype=torch.float32).eval()
+    chosen, logits = [], {}
     for index, prompt in enumerate(prompts):
-        tokens, margin = greedy(model, prompt, GREEDY_TOKENS)
-        if margin < MARGIN or len(set(tokens)) < 8:
-            return None
+        tokens = greedy(model, prompt)
         fed = torch.tensor([prompt + tokens[:-1]])
         chosen.append(tokens)
         logits[f"logits.{index}"] = model(fed).logits[0].contiguous()
-        distances.append((rounded(fed).logits[0].float() - logits[f"logits.{index}"]).abs().flatten())
-    distance = torch.cat(distances)
+    mean, largest = rounded_distance(source, prompts, chosen, logits)
+    share = largest / mean
+    if not LARGEST_OVER_MEAN[0] <= share <= LARGEST_OVER_MEAN[1]:
+        return None
     save_file(logits, folder / "goldens.safetensors")
     write_json(
         folder / "goldens.json",
         {
             "prompts": prompts,
             "greedy": chosen,
-            "bf16_mean": float(distance.mean()),
-            "bf16_max": float(distance.max()),
+            "settled_row": settled_row(model.config),
+            "bf16_mean": mean,
+            "bf16_max": largest,
         },
         indent=None,
     )
-    return distance
+    return mean, largest
 
 
 def make(name):
-    config, dtype, shards = REPOSITORIES[name]
+    complete = name in REPOSITORIES
+    config, dtype, shards = REPOSITORIES[name] if complete else architectures.REPOSITORIES[name]
     folder = ROOT / name
     generator = torch.Generator().manual_seed(7)
-    prompts = [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
-    for seed in range(200):
+    vocab = config.get("text_config", config)["vocab_size"]
+    prompts = [torch.randint(3, vocab, (length,), generator=generator).tolist() for length in PROMPT_LENGTHS]
+    for seed in range(4000):
+        dense = {key: value for key, value in config.items() if key != "quantization_config"}
+        images = "vision_config" in config
+        made = AutoModelForImageTextToText if images else AutoModelForCausalLM
+        model = made.from_config(AutoConfig.for_model(**dense)).eval()
+        randomise(model, seed)
+        packed = pack_experts(model, seed) if dense != config else {}
+        if not has_clear_winners(model.to(dtype).to(torch.float32), prompts):
+            continue
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / "config.json", config)
-        write_json(
-            folder / "generation_config.json",
-            {"bos_token_id": 1, "eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False},
-        )
-        write_tokenizer(folder)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-        randomise(model, seed)
-        save_weights(model, folder, dtype, shards)
-        distance = goldens(folder, prompts)
+        if complete:
+            write_json(
+                folder / "generation_config.json",
+                {"bos_token_id": 1, "eos_token_id": [2, 0], "pad_token_id": 0, "do_sample": False},
+            )
+            write_tokenizer(folder)
+        if complete:
+            save_weights(model, folder, dtype, shards)
+        else:
+            save_published(model, folder, dtype, shards)
+            write_json(folder / "config.json", config)
+        with tempfile.TemporaryDirectory() as temporary:
+            source = folder
+            if packed:
+                source = pathlib.Path(temporary) / "dense"
+                shutil.copytree(folder, source)
+                write_json(source / "config.json", dense)
+                replace_experts(folder / "model.safetensors", packed)
+            distance = goldens(folder, source, prompts)
         if distance is not None:
-            print(name, "seed", seed, "bf16 mean", float(distance.mean()), "max", float(distance.max()))
+            print(name, "seed", seed, "bf16 mean and max", *distance)
             return
     raise SystemExit(f"{name}: no seed gives clear winners")
+
+
+def class_of(folder):
+    config = json.loads((folder / "config.json").read_text())
+    return AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+
+
+def pack_experts(model, seed):
+    """Gives the experts weights that four bits and a scale hold; returns these by the dense name."""
+    generator = torch.Generator().manual_seed(seed)
+    packed = {}
+    for name, parameter in model.named_parameters():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            continue
+        experts, columns, rows = parameter.shape
+        shape = (experts, rows, columns // 32, 16)
+        blocks = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        scales = torch.randint(122, 125, shape[:-1], generator=generator, dtype=torch.uint8)
+        with torch.no_grad():
+            parameter.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+        packed[name] = (blocks, scales)
+    return packed
+
+
+def replace_experts(path, packed):
+    tensors = load_file(path)
+    for name, (blocks, scales) in packed.items():
+        del tensors[name]
+        tensors[f"{name}_blocks"], tensors[f"{name}_scales"] = blocks, scales
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def save_published(model, folder, dtype, shards):
+    """Under the names that published repositories have, which are not always those in memory."""
+    total = sum(value.numel() * dtype.itemsize for value in model.state_dict().values())
+    model.to(dtype).save_pretrained(folder, max_shard_size=total if shards == 1 else total // shards + 1)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    files = list(folder.glob("*.safetensors"))
+    assert (len(files) == 1) == (shards == 1), files
 
 
 REAL_CHATS = [
@@ -370,7 +540,7 @@ def main():
     if arguments.real:
         make_real(arguments.real)
     else:
-        for name in arguments.names or REPOSITORIES:
+        for name in arguments.names or REPOSITORIES | architectures.REPOSITORIES:
             make(name)
 
 

@@ -42,7 +42,7 @@ int64_t ElementBytes(KernelDtype dtype) { return dtype == KernelDtype::kFloat32 
 
 template <typename T>
 void Store(const KvLayer& layer, const T* keys, const T* values, const KvRows& segment) {
-  const int64_t padded = PaddedHeadDim(layer.head_dim);
+  const int64_t padded = PaddedHeadDim(layer.value_dim);
   auto* all_keys = static_cast<T*>(layer.keys);
   auto* all_values = static_cast<T*>(layer.values);
   for (int64_t row = 0; row < segment.rows; ++row) {
@@ -50,13 +50,14 @@ void Store(const KvLayer& layer, const T* keys, const T* values, const KvRows& s
     const int64_t block = segment.blocks[position / kKvBlockTokens];
     const int64_t slot = position % kKvBlockTokens;
     for (int64_t head = 0; head < layer.kv_heads; ++head) {
-      const int64_t from = ((segment.first_row + row) * layer.kv_heads + head) * layer.head_dim;
+      const int64_t row_head = (segment.first_row + row) * layer.kv_heads + head;
+      const T* key = keys + row_head * layer.head_dim;
       const int64_t block_head = block * layer.kv_heads + head;
       T* column = all_keys + block_head * layer.head_dim * kKvBlockTokens + slot;
-      for (int64_t d = 0; d < layer.head_dim; ++d) column[d * kKvBlockTokens] = keys[from + d];
+      for (int64_t d = 0; d < layer.head_dim; ++d) column[d * kKvBlockTokens] = key[d];
       T* line = all_values + (block_head * kKvBlockTokens + slot) * padded;
-      std::copy_n(values + from, layer.head_dim, line);
-      std::fill(line + layer.head_dim, line + padded, T{});
+      std::copy_n(values + row_head * layer.value_dim, layer.value_dim, line);
+      std::fill(line + layer.value_dim, line + padded, T{});
     }
   }
 }
@@ -68,20 +69,21 @@ std::vector<AttentionTile> TilesOf(const AttentionCall& call) {
   const int64_t group = call.heads / layer.kv_heads;
   const int64_t rows_max = std::max<int64_t>(1, kTileQueries / group);
   const int64_t key_head = layer.head_dim * kKvBlockTokens;
-  const int64_t value_head = PaddedHeadDim(layer.head_dim) * kKvBlockTokens;
+  const int64_t value_head = PaddedHeadDim(layer.value_dim) * kKvBlockTokens;
   std::vector<AttentionTile> tiles;
   for (const KvRows& segment : call.segments) {
     for (int64_t row = 0; row < segment.rows; row += rows_max) {
       for (int64_t head = 0; head < layer.kv_heads; ++head) {
-        const int64_t offset =
-            ((segment.first_row + row) * call.heads + head * group) * layer.head_dim * bytes;
+        const int64_t row_head = (segment.first_row + row) * call.heads + head * group;
         tiles.push_back({
-            .query = static_cast<const char*>(call.query) + offset,
-            .out = static_cast<char*>(call.out) + offset,
-            .row_stride = call.heads * layer.head_dim,
+            .query = static_cast<const char*>(call.query) + row_head * layer.head_dim * bytes,
+            .out = static_cast<char*>(call.out) + row_head * layer.value_dim * bytes,
+            .query_stride = call.heads * layer.head_dim,
+            .out_stride = call.heads * layer.value_dim,
             .rows = std::min(rows_max, segment.rows - row),
             .group = group,
             .head_dim = layer.head_dim,
+            .value_dim = layer.value_dim,
             .past = segment.past + row,
             .blocks = segment.blocks.data(),
             .keys = static_cast<const char*>(layer.keys) + head * key_head * bytes,
@@ -89,6 +91,9 @@ std::vector<AttentionTile> TilesOf(const AttentionCall& call) {
             .key_block_stride = layer.kv_heads * key_head,
             .value_block_stride = layer.kv_heads * value_head,
             .scale = call.scale,
+            .softcap = call.softcap,
+            .window = call.window,
+            .sinks = call.sinks == nullptr ? nullptr : call.sinks + head * group,
             .scratch = nullptr,
         });
       }
@@ -116,8 +121,8 @@ void PagedAttention(const AttentionCall& call, ThreadPool& threads) {
   const AttentionTileFunction attend =
       call.layer.dtype == KernelDtype::kFloat32 ? ThisMachine().float32 : ThisMachine().bfloat16;
   const int64_t group = call.heads / call.layer.kv_heads;
-  const int64_t scratch_floats =
-      AttentionScratchFloats(std::max(kTileQueries, group), call.layer.head_dim);
+  const int64_t scratch_floats = AttentionScratchFloats(std::max(kTileQueries, group),
+                                                        call.layer.head_dim, call.layer.value_dim);
   // Late rows see more tokens than early ones, so threads take tiles one by one.
   std::atomic<size_t> next = 0;
   const auto work = [&](int64_t begin, int64_t end) {

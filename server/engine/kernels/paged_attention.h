@@ -21,9 +21,10 @@ constexpr int64_t PaddedHeadDim(int64_t head_dim) { return (head_dim + 15) / 16 
 // of 16 keys; its value is a row.
 struct KvLayer {
   void* keys;    // [blocks, kv_heads, head_dim, 16]
-  void* values;  // [blocks, kv_heads, 16, PaddedHeadDim(head_dim)]
+  void* values;  // [blocks, kv_heads, 16, PaddedHeadDim(value_dim)]
   int64_t kv_heads;
-  int64_t head_dim;
+  int64_t head_dim;   // of a key
+  int64_t value_dim;  // of a value
   KernelDtype dtype;
 };
 
@@ -35,21 +36,25 @@ struct KvRows {
   int64_t rows;
 };
 
-// Puts `keys` and `values`, both [rows of all segments, kv_heads, head_dim], into the blocks.
+// Puts `keys` and `values`, [rows of all segments, kv_heads, head_dim] and the same with value_dim,
+// into the blocks.
 void StoreKeysAndValues(const KvLayer& layer, const void* keys, const void* values,
                         std::span<const KvRows> segments);
 
 struct AttentionCall {
   KvLayer layer;
   const void* query;  // [rows, heads, head_dim]
-  void* out;          // the same; may not overlap query
+  void* out;          // [rows, heads, value_dim]; may not overlap query
   int64_t heads;      // a multiple of kv_heads
   float scale;        // of the products of queries and keys
   std::span<const KvRows> segments;
+  float softcap = 0;             // products s become softcap * tanh(s / softcap); 0: they do not
+  int64_t window = 0;            // tokens that a token sees, itself included; 0: all before it
+  const float* sinks = nullptr;  // [heads]: products with one more token, whose value is 0
 };
 
-// Causal: a token sees itself and all before it. Products, softmax and sums are float32 whatever
-// the dtype; the result is rounded once.
+// Causal: a token sees itself and all before it, or the last ones of them. Products, softmax and
+// sums are float32 whatever the dtype; the result is rounded once.
 void PagedAttention(const AttentionCall& call, ThreadPool& threads);
 
 // The instruction set that PagedAttention uses here: "avx512", "avx2" or "generic".

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
 #include <limits>
 
 #include "server/engine/kernels/paged_attention.h"
@@ -30,37 +29,43 @@ at::Tensor Gathered(const at::Tensor& by_token, int64_t tokens, int64_t group) {
 
 }  // namespace
 
-at::Tensor AttendPaged(const QueryKeyValue& rows, int64_t layer, const Pass& pass) {
+at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& options,
+                       const Pass& pass) {
   const auto dtype = rows.query.scalar_type();
   const bool has_kernel = rows.query.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16);
-  if (!has_kernel) return AttendPagedByOperators(rows, layer, pass);
+  if (!has_kernel) return AttendPagedByOperators(rows, options, pass);
   const QueryKeyValue dense = {rows.query.contiguous(), rows.key.contiguous(),
                                rows.value.contiguous()};
   const KvLayer cache = {
-      .keys = pass.kv.keys(layer).data_ptr(),
-      .values = pass.kv.values(layer).data_ptr(),
+      .keys = pass.kv.keys(options.layer).data_ptr(),
+      .values = pass.kv.values(options.layer).data_ptr(),
       .kv_heads = dense.key.size(1),
       .head_dim = dense.key.size(2),
+      .value_dim = dense.value.size(2),
       .dtype = dtype == at::kFloat ? KernelDtype::kFloat32 : KernelDtype::kBFloat16,
   };
   StoreKeysAndValues(cache, dense.key.data_ptr(), dense.value.data_ptr(), pass.segments);
-  at::Tensor out = at::empty_like(dense.query);
+  at::Tensor out =
+      at::empty({dense.query.size(0), dense.query.size(1), cache.value_dim}, dense.query.options());
   PagedAttention({.layer = cache,
                   .query = dense.query.data_ptr(),
                   .out = out.data_ptr(),
                   .heads = dense.query.size(1),
-                  .scale = 1 / std::sqrt(static_cast<float>(cache.head_dim)),
-                  .segments = pass.segments},
+                  .scale = static_cast<float>(options.scale),
+                  .segments = pass.segments,
+                  .softcap = static_cast<float>(options.softcap),
+                  .window = options.window,
+                  .sinks = options.sinks.defined() ? options.sinks.data_ptr<float>() : nullptr},
                  pass.threads);
   return out;
 }
 
-at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, int64_t layer, const Pass& pass) {
+at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, const AttentionOptions& options,
+                                  const Pass& pass) {
   const at::Device device = rows.query.device();
-  const int64_t head_dim = rows.query.size(2);
   const int64_t group = rows.query.size(1) / rows.key.size(1);
-  at::Tensor keys = pass.kv.keys(layer);
-  at::Tensor values = pass.kv.values(layer).narrow(3, 0, head_dim);
+  at::Tensor keys = pass.kv.keys(options.layer);
+  at::Tensor values = pass.kv.values(options.layer).narrow(3, 0, rows.value.size(2));
   std::vector<at::Tensor> outs;
   for (const KvRows& segment : pass.segments) {
     const auto [blocks, slots] = PlacesOf(segment, device);
@@ -78,11 +83,20 @@ at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, int64_t layer, cons
     const at::Tensor v =
         Gathered(values.index_select(0, held).permute({1, 0, 2, 3}), tokens, group);
     const at::Tensor q = mine(rows.query).permute({1, 0, 2}).to(at::kFloat);
-    at::Tensor scores = at::matmul(q, k.transpose(1, 2)) / std::sqrt(static_cast<double>(head_dim));
-    const at::Tensor hidden =
-        at::ones({segment.rows, tokens}, q.options().dtype(at::kBool)).triu(segment.past + 1);
+    at::Tensor scores = at::matmul(q, k.transpose(1, 2)) * options.scale;  // [heads, rows, tokens]
+    if (options.softcap > 0) scores = at::tanh(scores / options.softcap) * options.softcap;
+    const at::Tensor ones = at::ones({segment.rows, tokens}, q.options().dtype(at::kBool));
+    at::Tensor hidden = ones.triu(segment.past + 1);
+    if (options.window > 0) {
+      hidden = at::logical_or(hidden, ones.tril(segment.past - options.window));
+    }
     scores = scores.masked_fill(hidden, -std::numeric_limits<float>::infinity());
-    outs.push_back(at::matmul(at::softmax(scores, -1), v).permute({1, 0, 2}));
+    if (options.sinks.defined()) {
+      const at::Tensor sinks = options.sinks.view({-1, 1, 1}).expand({-1, segment.rows, 1});
+      scores = at::cat({scores, sinks}, -1);
+    }
+    const at::Tensor weights = at::softmax(scores, -1).narrow(-1, 0, tokens);
+    outs.push_back(at::matmul(weights, v).permute({1, 0, 2}));
   }
   return at::cat(outs).to(rows.query.scalar_type()).contiguous();
 }

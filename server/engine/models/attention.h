@@ -10,16 +10,27 @@
 namespace modeld {
 
 struct QueryKeyValue {
-  at::Tensor query;  // [rows, heads, head_dim], contiguous like the others
+  at::Tensor query;  // [rows, heads, head_dim]
   at::Tensor key;    // [rows, kv_heads, head_dim]
-  at::Tensor value;  // [rows, kv_heads, head_dim]
+  at::Tensor value;  // [rows, kv_heads, value_dim]
 };
 
-// Stores the keys and values of all rows in `layer` of the cache and attends to everything each row
-// may see. Returns [rows, heads, head_dim].
-at::Tensor AttendPaged(const QueryKeyValue& rows, int64_t layer, const Pass& pass);
+// How one layer attends; see AttentionCall.
+struct AttentionOptions {
+  int64_t layer = 0;  // of the cache
+  double scale = 1;
+  double softcap = 0;
+  int64_t window = 0;
+  at::Tensor sinks;  // float32 [heads], or undefined
+};
+
+// Stores the keys and values of all rows in the cache and attends to everything each row may see.
+// Returns [rows, heads, value_dim].
+at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& options,
+                       const Pass& pass);
 
 // The same out of libtorch's operators, for any device.
-at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, int64_t layer, const Pass& pass);
+at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, const AttentionOptions& options,
+                                  const Pass& pass);
 
 }  // namespace modeld

@@ -2,13 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include "server/engine/models/attention.h"
-#include "server/engine/models/rope.h"
-
 namespace modeld {
 
-Linear::Linear(const TensorSource& source, const std::string& name, bool has_bias)
+Linear::Linear(const TensorSource& source, const std::string& name, bool has_bias, bool transposed)
     : weight_(source.Get(name + ".weight")) {
+  if (transposed) weight_ = weight_.t();
   if (has_bias) bias_ = source.Get(name + ".bias");
 }
 
@@ -17,54 +15,73 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
   return at::linear(x, weight_);
 }
 
-RmsNorm::RmsNorm(const TensorSource& source, const std::string& name, double eps)
-    : weight_(source.Get(name + ".weight")), eps_(eps) {}
+Linear Linear::Outputs(int64_t begin, int64_t count) const {
+  Linear part;
+  part.weight_ = weight_.narrow(0, begin, count);
+  if (bias_.defined()) part.bias_ = bias_.narrow(0, begin, count);
+  return part;
+}
 
-at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
+Linear Linear::OutputsOfHeads(int64_t heads, int64_t parts, int64_t part) const {
+  Linear chosen;
+  chosen.weight_ =
+      weight_.view({heads, parts, -1, weight_.size(1)}).select(1, part).flatten(0, 1).contiguous();
+  if (bias_.defined()) {
+    chosen.bias_ = bias_.view({heads, parts, -1}).select(1, part).flatten().contiguous();
+  }
+  return chosen;
+}
+
+Norm::Norm(const TensorSource& source, const std::string& name, NormKind kind, double eps)
+    : kind_(kind), weight_(source.Get(name + ".weight")), eps_(eps) {
+  if (kind == NormKind::kLayer) bias_ = source.Get(name + ".bias").to(at::kFloat);
+  if (kind != NormKind::kRms) weight_ = weight_.to(at::kFloat);
+  if (kind == NormKind::kRmsPlusOne) weight_ = weight_ + 1;
+}
+
+at::Tensor Norm::operator()(const at::Tensor& x) const {
+  if (kind_ == NormKind::kLayer || kind_ == NormKind::kLayerNoBias) {
+    return at::layer_norm(x.to(at::kFloat), weight_.sizes(), weight_, bias_, eps_)
+        .to(x.scalar_type());
+  }
   const at::Tensor exact = x.to(at::kFloat);
   const at::Tensor scale = at::rsqrt(exact.square().mean({-1}, /*keepdim=*/true) + eps_);
-  return weight_ * (exact * scale).to(x.scalar_type());
+  if (kind_ == NormKind::kRms) return weight_ * (exact * scale).to(x.scalar_type());
+  return (exact * scale * weight_).to(x.scalar_type());
 }
 
-GatedMlp::GatedMlp(const TensorSource& source, const std::string& prefix, bool has_bias)
-    : gate_(source, prefix + "gate_proj", has_bias),
-      up_(source, prefix + "up_proj", has_bias),
-      down_(source, prefix + "down_proj", has_bias) {}
-
-at::Tensor GatedMlp::operator()(const at::Tensor& x) const {
-  return down_(at::silu(gate_(x)) * up_(x));
-}
-
-SelfAttention::SelfAttention(const TensorSource& source, const std::string& prefix,
-                             const ArchitectureConfig& config, int64_t layer)
-    : layer_(layer),
-      num_heads_(config.num_heads),
-      num_kv_heads_(config.num_kv_heads),
-      head_dim_(config.head_dim),
-      qk_norm_(config.qk_norm),
-      query_(source, prefix + "q_proj", config.qkv_bias),
-      key_(source, prefix + "k_proj", config.qkv_bias),
-      value_(source, prefix + "v_proj", config.qkv_bias),
-      output_(source, prefix + "o_proj", config.attention_output_bias) {
-  if (qk_norm_) {
-    query_norm_ = RmsNorm(source, prefix + "q_norm", config.rms_norm_eps);
-    key_norm_ = RmsNorm(source, prefix + "k_norm", config.rms_norm_eps);
+at::Tensor Activate(Activation activation, const at::Tensor& x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return at::silu(x);
+    case Activation::kGelu:
+      return at::gelu(x.to(at::kFloat)).to(x.scalar_type());
+    case Activation::kGeluTanh:
+      return at::gelu(x.to(at::kFloat), "tanh").to(x.scalar_type());
   }
+  TORCH_CHECK(false, "an activation without a function");
 }
 
-at::Tensor SelfAttention::operator()(const at::Tensor& x, const Pass& pass) const {
-  const int64_t rows = x.size(0);
-  at::Tensor query = query_(x).view({rows, num_heads_, head_dim_});
-  at::Tensor key = key_(x).view({rows, num_kv_heads_, head_dim_});
-  const at::Tensor value = value_(x).view({rows, num_kv_heads_, head_dim_});
-  if (qk_norm_) {
-    query = query_norm_(query);
-    key = key_norm_(key);
+Mlp::Mlp(const TensorSource& source, const std::string& prefix, const ArchitectureConfig& config,
+         bool fused)
+    : activation_(config.activation), gated_(config.gated_mlp) {
+  const auto read = [&](const char* name) {
+    return Linear(source, prefix + name, config.mlp_bias, config.transposed_linear);
+  };
+  if (fused) {
+    const Linear both = read("gate_up_proj");
+    gate_ = both.Outputs(0, config.intermediate_size);
+    up_ = both.Outputs(config.intermediate_size, config.intermediate_size);
+  } else {
+    if (gated_) gate_ = read("gate_proj");
+    up_ = read("up_proj");
   }
-  query = ApplyRope(query, pass.cos, pass.sin);
-  key = ApplyRope(key, pass.cos, pass.sin);
-  const at::Tensor heads = AttendPaged({query, key, value}, layer_, pass);
-  return output_(heads.view({rows, num_heads_ * head_dim_}));
+  down_ = read("down_proj");
+}
+
+at::Tensor Mlp::operator()(const at::Tensor& x) const {
+  if (!gated_) return down_(Activate(activation_, up_(x)));
+  return down_(Activate(activation_, gate_(x)) * up_(x));
 }
 
 }  // namespace modeld

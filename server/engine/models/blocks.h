@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <string>
 
-#include "server/engine/models/pass.h"
 #include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/config.h"
 
@@ -18,62 +17,54 @@ class Linear {
  public:
   Linear() = default;
   // "<name>.weight" and, with `has_bias`, "<name>.bias".
-  Linear(const TensorSource& source, const std::string& name, bool has_bias);
+  Linear(const TensorSource& source, const std::string& name, bool has_bias,
+         bool transposed = false);
 
   at::Tensor operator()(const at::Tensor& x) const;
+
+  // The part that makes outputs [begin, begin + count); shares the weight.
+  Linear Outputs(int64_t begin, int64_t count) const;
+  // The part that makes the outputs of `part` when these are [heads, parts, size], as [heads,
+  // size].
+  Linear OutputsOfHeads(int64_t heads, int64_t parts, int64_t part) const;
 
  private:
   at::Tensor weight_;  // [out, in]
   at::Tensor bias_;    // [out], may be undefined
 };
 
-// x / sqrt(mean(x^2) + eps) in float32, rounded, then times the weight.
-class RmsNorm {
+// Over the last dimension.
+class Norm {
  public:
-  RmsNorm() = default;
-  RmsNorm(const TensorSource& source, const std::string& name, double eps);
+  Norm() = default;
+  Norm(const TensorSource& source, const std::string& name, NormKind kind, double eps);
 
   at::Tensor operator()(const at::Tensor& x) const;
 
  private:
+  NormKind kind_ = NormKind::kRms;
   at::Tensor weight_;
+  at::Tensor bias_;
   double eps_ = 0;
 };
 
-// down(silu(gate(x)) * up(x)).
-class GatedMlp {
+at::Tensor Activate(Activation activation, const at::Tensor& x);
+
+// down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
+class Mlp {
  public:
-  GatedMlp(const TensorSource& source, const std::string& prefix, bool has_bias);
+  Mlp() = default;
+  Mlp(const TensorSource& source, const std::string& prefix, const ArchitectureConfig& config,
+      bool fused = false);
 
   at::Tensor operator()(const at::Tensor& x) const;  // [rows, hidden], both ways
 
  private:
+  Activation activation_ = Activation::kSilu;
+  bool gated_ = true;
   Linear gate_;
   Linear up_;
   Linear down_;
-};
-
-// Grouped causal self-attention with rope over the paged cache.
-class SelfAttention {
- public:
-  // "<prefix>q_proj" and so on; biases and norms of queries and keys by the flags of `config`.
-  SelfAttention(const TensorSource& source, const std::string& prefix,
-                const ArchitectureConfig& config, int64_t layer);
-
-  at::Tensor operator()(const at::Tensor& x, const Pass& pass) const;  // [rows, hidden], both ways
-
- private:
-  const int64_t layer_;
-  const int64_t num_heads_;
-  const int64_t num_kv_heads_;
-  const int64_t head_dim_;
-  const bool qk_norm_;
-  Linear query_;
-  Linear key_;
-  Linear value_;
-  Linear output_;
-  RmsNorm query_norm_;
-  RmsNorm key_norm_;
 };
 
 }  // namespace modeld

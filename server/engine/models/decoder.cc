@@ -8,9 +8,23 @@
 
 namespace modeld {
 
-Decoder::Decoder(DecoderParts parts)
-    : parts_(std::move(parts)),
-      rope_(parts_.config.rope, parts_.config.head_dim, parts_.embedding.device()) {}
+Decoder::Decoder(ModelParts parts, const TensorSource& source)
+    : parts_(std::move(parts)), embedding_(source.Get("model.embed_tokens.weight")) {
+  const ArchitectureConfig& config = parts_.config;
+  if (config.position_embedding) {
+    position_embedding_ = source.Get("model.embed_positions.weight");
+  }
+  for (const RopeConfig& rope : config.ropes) {
+    ropes_.emplace_back(rope, embedding_.device());
+    if (rope.kind == RopeConfig::Kind::kLongRope) long_context_ = rope.original_context;
+  }
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    layers_.emplace_back(source, config, layer);
+  }
+  final_norm_ = Norm(source, "model.norm", config.norm, config.norm_eps);
+  head_ = config.tie_word_embeddings ? embedding_ : source.Get("lm_head.weight");
+  if (config.head_bias) head_bias_ = source.Get("lm_head.bias");
+}
 
 std::unique_ptr<SequenceState> Decoder::NewSequence() {
   return std::make_unique<PagedState>(parts_.kv);
@@ -20,38 +34,79 @@ int64_t Decoder::kv_tokens_total() const { return parts_.kv->options().blocks * 
 
 int64_t Decoder::kv_tokens_free() const { return parts_.kv->blocks_free() * kKvBlockTokens; }
 
-std::vector<std::vector<Decoder::Piece>> Decoder::PassesOf(
-    const std::vector<Segment>& segments) const {
-  std::vector<std::vector<Piece>> passes(1);
-  int64_t room = kPassTokens;
+void Decoder::Check(const std::vector<Segment>& segments) const {
   for (const Segment& segment : segments) {
-    auto* state = static_cast<PagedState*>(segment.state);  // made by NewSequence()
+    const auto* state = static_cast<PagedState*>(segment.state);  // made by NewSequence()
     const auto count = static_cast<int64_t>(segment.token_ids.size());
     MODELD_CHECK(count > 0, "a segment without tokens");
     MODELD_CHECK(state->length() + count <= state->capacity(), "a step without reserved room");
     for (const int64_t id : segment.token_ids) {
       TORCH_CHECK(id >= 0 && id < vocab_size(), "token ", id, " of ", vocab_size());
     }
-    const int64_t first_logit =
-        segment.wants_all_logits ? 0 : (segment.wants_logits ? count - 1 : count);
+  }
+}
+
+std::vector<std::vector<Decoder::Piece>> Decoder::PassesOf(
+    const std::vector<Segment>& segments) const {
+  std::vector<std::vector<Piece>> passes(1);
+  int64_t room = kPassTokens;
+  for (const Segment& segment : segments) {
+    auto* state = static_cast<PagedState*>(segment.state);
+    const int64_t past = state->length();
+    const int64_t length = past + std::ssize(segment.token_ids);
+    std::span<const int64_t> ids = segment.token_ids;
+    if (long_context_ > 0) {
+      const std::span<const int64_t> all = state->Remember(segment.token_ids);
+      const bool outgrows = past > 0 && past <= long_context_ && length > long_context_;
+      if (outgrows) state->Rewind();
+      ids = outgrows ? all : all.subspan(past);
+    }
+    const int64_t count = std::ssize(ids);
+    const int64_t wanted = segment.wants_all_logits ? std::ssize(segment.token_ids)
+                                                    : static_cast<int64_t>(segment.wants_logits);
     for (int64_t begin = 0; begin < count;) {
       if (room == 0) {
         passes.emplace_back();
         room = kPassTokens;
       }
-      const int64_t length = std::min(room, count - begin);
-      passes.back().push_back({state, std::span(segment.token_ids).subspan(begin, length),
-                               std::clamp<int64_t>(first_logit - begin, 0, length)});
-      begin += length;
-      room -= length;
+      const int64_t here = std::min(room, count - begin);
+      passes.back().push_back({state, ids.subspan(begin, here),
+                               std::clamp<int64_t>(count - wanted - begin, 0, here), length});
+      begin += here;
+      room -= here;
     }
   }
   return passes;
 }
 
+at::Tensor Decoder::Embed(const std::vector<int64_t>& ids,
+                          const std::vector<int64_t>& positions) const {
+  const at::Device device = embedding_.device();
+  at::Tensor hidden = at::embedding(embedding_, at::tensor(ids, at::kLong).to(device));
+  const double multiplier = parts_.config.embedding_multiplier;
+  // The factor is rounded first, as the reference does.
+  if (multiplier != 1) hidden = hidden * at::scalar_tensor(multiplier, hidden.options());
+  if (position_embedding_.defined()) {
+    hidden =
+        hidden + at::embedding(position_embedding_, at::tensor(positions, at::kLong).to(device));
+  }
+  return hidden;  // [rows, hidden]
+}
+
+at::Tensor Decoder::QueryScale(const std::vector<int64_t>& positions) const {
+  const ArchitectureConfig& config = parts_.config;
+  if (config.query_scale_beta == 0) return {};
+  const at::Tensor turns =
+      at::floor(at::tensor(positions, at::kLong).to(at::kFloat) / config.query_scale_context);
+  return (1 + config.query_scale_beta * at::log1p(turns))
+      .view({-1, 1, 1})
+      .to(embedding_.device(), embedding_.scalar_type());
+}
+
 at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
   std::vector<int64_t> ids;
   std::vector<int64_t> positions;
+  std::vector<int64_t> lengths;
   std::vector<int64_t> logit_rows;
   std::vector<KvRows> segments;
   for (const Piece& piece : pieces) {
@@ -62,28 +117,40 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
     for (int64_t i = 0; i < count; ++i) {
       ids.push_back(piece.token_ids[i]);
       positions.push_back(past + i);
+      lengths.push_back(piece.length);
       if (i >= piece.first_logit_row) logit_rows.push_back(first_row + i);
     }
   }
-  const at::Device device = parts_.embedding.device();
-  auto [cos, sin] = rope_.CosSin(positions, parts_.embedding.scalar_type());
-  const Pass pass = {std::move(cos), std::move(sin), std::move(segments), *parts_.kv,
+  const at::ScalarType turn_dtype =
+      parts_.config.exact_rope ? at::kFloat : embedding_.scalar_type();
+  std::vector<Turns> turns;
+  for (const Rope& rope : ropes_) {
+    turns.push_back(rope.At(positions, lengths, turn_dtype));
+  }
+  const Pass pass = {std::move(turns), QueryScale(positions), std::move(segments), *parts_.kv,
                      *parts_.threads};
-  at::Tensor hidden =
-      at::embedding(parts_.embedding, at::tensor(ids, at::kLong).to(device));  // [rows, hidden]
-  for (const auto& layer : parts_.layers) hidden = layer->Forward(hidden, pass);
+  at::Tensor hidden = Embed(ids, positions);
+  for (const DecoderLayer& layer : layers_) hidden = layer.Forward(hidden, pass);
   for (const Piece& piece : pieces) {
     piece.state->Advance(static_cast<int64_t>(piece.token_ids.size()));
   }
   if (logit_rows.size() == ids.size()) return hidden;
-  return hidden.index_select(0, at::tensor(logit_rows, at::kLong).to(device));
+  return hidden.index_select(0, at::tensor(logit_rows, at::kLong).to(hidden.device()));
 }
 
 void Decoder::WriteLogits(const at::Tensor& hidden, at::Tensor out) const {
+  const ArchitectureConfig& config = parts_.config;
   for (int64_t row = 0; row < hidden.size(0); row += kHeadRows) {
     const int64_t count = std::min(kHeadRows, hidden.size(0) - row);
-    const at::Tensor normed = parts_.final_norm(hidden.narrow(0, row, count));
-    out.narrow(0, row, count).copy_(at::linear(normed, parts_.head));
+    const at::Tensor normed = final_norm_(hidden.narrow(0, row, count));
+    at::Tensor logits =
+        head_bias_.defined() ? at::linear(normed, head_, head_bias_) : at::linear(normed, head_);
+    logits = logits.to(at::kFloat);
+    if (config.logit_multiplier != 1) logits = logits * config.logit_multiplier;
+    if (config.logit_softcap > 0) {
+      logits = at::tanh(logits / config.logit_softcap) * config.logit_softcap;
+    }
+    out.narrow(0, row, count).copy_(logits);
   }
 }
 
@@ -96,6 +163,7 @@ at::Tensor Decoder::Forward(const std::vector<Segment>& segments) {
   // Made outside of inference mode: the caller may write to it.
   at::Tensor logits = at::empty({rows, vocab_size()}, at::kFloat);
   if (segments.empty()) return logits;
+  Check(segments);
   const c10::InferenceMode inference;
   int64_t written = 0;
   for (const std::vector<Piece>& pieces : PassesOf(segments)) {

@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "server/engine/models/blocks.h"
+#include "server/engine/models/decoder_layer.h"
 #include "server/engine/models/kv_pool.h"
 #include "server/engine/models/model.h"
 #include "server/engine/models/pass.h"
 #include "server/engine/models/rope.h"
+#include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/config.h"
 
 namespace modeld {
@@ -24,27 +26,17 @@ inline constexpr int64_t kPassTokens = 512;
 // Rows that go through the head at once.
 inline constexpr int64_t kHeadRows = 64;
 
-class DecoderLayer {
- public:
-  virtual ~DecoderLayer() = default;
-  virtual at::Tensor Forward(const at::Tensor& hidden,
-                             const Pass& pass) const = 0;  // [rows, hidden]
-};
-
-struct DecoderParts {
+// What a model is built from.
+struct ModelParts {
   ArchitectureConfig config;
-  int64_t max_context;
-  at::Tensor embedding;  // [vocab, hidden]
-  std::vector<std::unique_ptr<DecoderLayer>> layers;
-  RmsNorm final_norm;
-  at::Tensor head;  // [vocab, hidden]; the embedding again when they are tied
+  int64_t max_context;  // tokens, as loaded
   std::shared_ptr<KvPool> kv;
   std::unique_ptr<ThreadPool> threads;
 };
 
 class Decoder final : public CausalLm {
  public:
-  explicit Decoder(DecoderParts parts);
+  Decoder(ModelParts parts, const TensorSource& source);
 
   // Throws c10::Error, before any state has changed, for a token id outside the vocabulary.
   at::Tensor Forward(const std::vector<Segment>& segments) override;
@@ -60,14 +52,29 @@ class Decoder final : public CausalLm {
     PagedState* state;
     std::span<const int64_t> token_ids;
     int64_t first_logit_row;  // token_ids.size(): none
+    int64_t length;           // of the sequence when the whole segment is done
   };
+  void Check(const std::vector<Segment>& segments) const;
+  // The first tokens of a sequence are computed again when it outgrows long_context_.
   std::vector<std::vector<Piece>> PassesOf(const std::vector<Segment>& segments) const;
   // The last layer's output of the rows whose logits are wanted; advances the states.
   at::Tensor RunPass(const std::vector<Piece>& pieces);
+  at::Tensor Embed(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const;
+  // 1 + beta * log(1 + floor(position / context)), undefined where the model has no such factor.
+  at::Tensor QueryScale(const std::vector<int64_t>& positions) const;
   void WriteLogits(const at::Tensor& hidden, at::Tensor out) const;
 
-  const DecoderParts parts_;
-  const Rope rope_;
+  const ModelParts parts_;
+  // Frequencies of positions change, for all tokens of a sequence, when it gets longer than this;
+  // 0: they do not.
+  int64_t long_context_ = 0;
+  const at::Tensor embedding_;     // [vocab, hidden]
+  at::Tensor position_embedding_;  // [max context, hidden], may be undefined
+  std::vector<Rope> ropes_;
+  std::vector<DecoderLayer> layers_;
+  Norm final_norm_;
+  at::Tensor head_;       // [vocab, hidden]; the embedding again when they are tied
+  at::Tensor head_bias_;  // [vocab], may be undefined
 };
 
 }  // namespace modeld

@@ -42,6 +42,11 @@ int64_t PagedState::capacity() const {
   return static_cast<int64_t>(blocks_.size()) * kKvBlockTokens;
 }
 
+std::span<const int64_t> PagedState::Remember(const std::vector<int64_t>& token_ids) {
+  token_ids_.insert(token_ids_.end(), token_ids.begin(), token_ids.end());
+  return token_ids_;
+}
+
 bool PagedState::Reserve(int64_t length) {
   if (length <= capacity()) return true;
   return pool_->Take((length - capacity() + kKvBlockTokens - 1) / kKvBlockTokens, blocks_);

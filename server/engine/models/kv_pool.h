@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "server/engine/models/model.h"
@@ -63,10 +64,17 @@ class PagedState final : public SequenceState {
   int64_t capacity() const;  // tokens
   void Advance(int64_t tokens) { length_ += tokens; }
 
+  // For models that may have to compute a sequence again: adds to the tokens that were given since
+  // the beginning, and returns all of them.
+  std::span<const int64_t> Remember(const std::vector<int64_t>& token_ids);
+  // Holds no token, but the blocks.
+  void Rewind() { length_ = 0; }
+
  private:
   const std::shared_ptr<KvPool> pool_;
   std::vector<int32_t> blocks_;
   int64_t length_ = 0;
+  std::vector<int64_t> token_ids_;  // Remember()
 };
 
 }  // namespace modeld

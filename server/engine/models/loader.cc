@@ -12,8 +12,8 @@
 #include "server/base/file.h"
 #include "server/base/status.h"
 #include "server/core/reason.h"
+#include "server/engine/models/decoder.h"
 #include "server/engine/models/memory_plan.h"
-#include "server/engine/models/registry.h"
 #include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/config.h"
 #include "server/engine/weights/generation_config.h"
@@ -109,9 +109,7 @@ std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSe
                                                      .dtype = place.dtype,
                                                      .device = place.device}),
       .threads = std::make_unique<ThreadPool>(options.threads)};
-  const ModelFactory make = FindModelFactory(config.model_type);
-  MODELD_CHECK(make != nullptr, "both tables of architectures have the same types");
-  std::unique_ptr<CausalLm> model = make(std::move(parts), source);
+  auto model = std::make_unique<Decoder>(std::move(parts), source);
   WarmUp(*model);
   return model;
 }

@@ -18,7 +18,7 @@ constexpr int64_t kFullSequencesMax = 64;
 
 int64_t WeightsBytes(const ArchitectureConfig& config, int64_t element_bytes) {
   int64_t elements = 0;
-  for (const TensorShape& tensor : FindArchitecture(config.model_type)->tensors(config)) {
+  for (const TensorShape& tensor : TensorsOf(config)) {
     elements += tensor.elements();
   }
   return elements * element_bytes;

@@ -11,10 +11,16 @@
 
 namespace modeld {
 
+// Cosines and sines of the positions of all rows, both [rows, 1, rotary_dim] in the model's dtype.
+struct Turns {
+  at::Tensor cos;
+  at::Tensor sin;
+};
+
 // Rows are the new tokens of all segments, one after the other.
 struct Pass {
-  at::Tensor cos;  // [rows, 1, head_dim], in the model's dtype
-  at::Tensor sin;
+  std::vector<Turns> turns;  // of each rope of the configuration
+  at::Tensor query_scale;    // [rows, 1, 1], undefined where queries are not scaled by position
   std::vector<KvRows> segments;
   KvPool& kv;
   ThreadPool& threads;

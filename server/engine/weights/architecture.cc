@@ -2,7 +2,35 @@
 
 #include <array>
 
+#include "server/base/status.h"
+#include "server/engine/weights/decoder_tensors.h"
+
 namespace modeld {
+namespace {
+
+// Where `part`, with dots or ends around it, is in `name`.
+size_t FindPart(std::string_view name, std::string_view part) {
+  for (size_t at = name.find(part); at != std::string_view::npos; at = name.find(part, at + 1)) {
+    const size_t end = at + part.size();
+    const bool begins = at == 0 || name[at - 1] == '.';
+    const bool ends = end == name.size() || name[end] == '.';
+    if (begins && ends) return at;
+  }
+  return std::string_view::npos;
+}
+
+std::string NameOf(const Architecture& architecture, const NameRoot& root, std::string_view role) {
+  constexpr std::string_view kModel = "model.";
+  std::string name(role);
+  for (const Rename& rename : architecture.renames) {
+    const size_t at = FindPart(name, rename.role);
+    if (at != std::string::npos) name.replace(at, rename.role.size(), rename.name);
+  }
+  if (name.starts_with(kModel)) return name.replace(0, kModel.size(), root.model);
+  return std::string(root.head) + name;
+}
+
+}  // namespace
 
 int64_t TensorShape::elements() const {
   int64_t count = 1;
@@ -11,7 +39,10 @@ int64_t TensorShape::elements() const {
 }
 
 std::span<const Architecture> Architectures() {
-  static const std::array kTable = {kLlama, kQwen2, kQwen3};
+  static const std::array kTable = {
+      kCohere2, kExaone4, kGemma2,     kGemma3Text, kGlm4,     kGlm4Moe, kGpt2,      kGptNeoX,
+      kGranite, kLlama,   kMinistral3, kMistral,    kMixtral,  kOlmo2,   kOlmo3,     kOlmoe,
+      kPhi3,    kQwen2,   kQwen2Moe,   kQwen3,      kQwen3Moe, kSmolLm3, kStarcoder2};
   return kTable;
 }
 
@@ -20,6 +51,20 @@ const Architecture* FindArchitecture(std::string_view model_type) {
     if (architecture.model_type == model_type) return &architecture;
   }
   return nullptr;
+}
+
+std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config, const NameRoot& root) {
+  const Architecture* architecture = FindArchitecture(config.model_type);
+  MODELD_CHECK(architecture != nullptr, "a configuration of no architecture");
+  std::vector<TensorShape> tensors = DecoderTensors(config);
+  for (TensorShape& tensor : tensors) tensor.name = NameOf(*architecture, root, tensor.role);
+  return tensors;
+}
+
+std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config) {
+  const Architecture* architecture = FindArchitecture(config.model_type);
+  MODELD_CHECK(architecture != nullptr, "a configuration of no architecture");
+  return TensorsOf(config, architecture->roots.front());
 }
 
 int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes) {

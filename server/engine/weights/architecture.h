@@ -1,5 +1,5 @@
 // The table of architectures that the engine runs: what each reads from config.json and which
-// tensors its weights have. Nothing here needs libtorch; models/factory.h has the forwards.
+// tensors its weights have. Nothing here needs libtorch; models/decoder.h has the forward.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,26 @@ namespace modeld {
 
 // A tensor that a model of some configuration must have.
 struct TensorShape {
-  std::string name;
+  std::string name;  // in the repository
   std::vector<int64_t> shape;
   int64_t layer = -1;  // -1: belongs to no layer (embedding, last norm, head)
+  std::string role;    // in DecoderTensors()
 
   int64_t elements() const;
 };
+
+// Whole parts of a role, "mlp_norm", and what the repository has in their place.
+struct Rename {
+  std::string_view role;
+  std::string_view name;
+};
+
+// What a repository's names begin with in the place of "model." and before "lm_head".
+struct NameRoot {
+  std::string_view model;
+  std::string_view head;
+};
+inline constexpr NameRoot kUsualRoots[] = {{"model.", ""}, {"", ""}};
 
 struct Architecture {
   std::string_view model_type;
@@ -28,19 +42,48 @@ struct Architecture {
   std::string_view class_name;
   // Fills in what the family's config.json says. Errors stay in the reader.
   void (*read)(ConfigReader& reader, ArchitectureConfig& config);
-  std::vector<TensorShape> (*tensors)(const ArchitectureConfig& config);
+  std::span<const Rename> renames;
+  // The usual one first; the embedding's name tells which one a repository has.
+  std::span<const NameRoot> roots = kUsualRoots;
+  // Tensors with one of these in their name are not needed.
+  std::span<const std::string_view> ignored = {};
 };
 
 std::span<const Architecture> Architectures();
 // Null when the engine has none of that name.
 const Architecture* FindArchitecture(std::string_view model_type);
 
+// All tensors of `config`, named as in a repository with `root`, one of its architecture's.
+std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config, const NameRoot& root);
+// With the usual root.
+std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config);
+
 // Bytes of keys and values that one token adds, all layers, elements of `element_bytes`.
 int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes);
 
-// The families, one file each.
+// The families, a file for each or for a few that are much alike.
+extern const Architecture kCohere2;
+extern const Architecture kExaone4;
+extern const Architecture kGemma2;
+extern const Architecture kGemma3Text;
+extern const Architecture kGlm4;
+extern const Architecture kGlm4Moe;
+extern const Architecture kGpt2;
+extern const Architecture kGptNeoX;
+extern const Architecture kGranite;
 extern const Architecture kLlama;
+extern const Architecture kMinistral3;
+extern const Architecture kMistral;
+extern const Architecture kMixtral;
+extern const Architecture kOlmo2;
+extern const Architecture kOlmo3;
+extern const Architecture kOlmoe;
+extern const Architecture kPhi3;
 extern const Architecture kQwen2;
+extern const Architecture kQwen2Moe;
 extern const Architecture kQwen3;
+extern const Architecture kQwen3Moe;
+extern const Architecture kSmolLm3;
+extern const Architecture kStarcoder2;
 
 }  // namespace modeld

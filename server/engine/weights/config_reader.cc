@@ -27,8 +27,13 @@ std::string Shown(const nlohmann::json& value) {
 ConfigReader::ConfigReader(const nlohmann::json& object, std::string where)
     : object_(object), where_(std::move(where)) {}
 
+std::string ConfigReader::NameOf(std::string_view key) const {
+  const auto alias = aliases_.find(key);
+  return alias == aliases_.end() ? std::string(key) : alias->second;
+}
+
 const nlohmann::json* ConfigReader::Find(std::string_view key) const {
-  const auto found = object_.find(key);
+  const auto found = object_.find(NameOf(key));
   return found == object_.end() || found->is_null() ? nullptr : &*found;
 }
 
@@ -36,7 +41,8 @@ bool ConfigReader::Has(std::string_view key) const { return Find(key) != nullptr
 
 int64_t ConfigReader::Int(std::string_view key, Range<int64_t> range) {
   if (!Has(key)) {
-    Fail(Error(Reason::kInvalidRepository, absl::StrFormat("%s: %s is missing", where_, key)));
+    Fail(Error(Reason::kInvalidRepository,
+               absl::StrFormat("%s: %s is missing", where_, NameOf(key))));
     return range.min;
   }
   return IntOr(key, range, range.min);
@@ -68,6 +74,14 @@ double ConfigReader::NumberOr(std::string_view key, Range<double> range, double 
     return range.min;
   }
   return number;
+}
+
+int64_t ConfigReader::IntOrNone(std::string_view key, Range<int64_t> range, int64_t fallback) {
+  return IntOr(key, range, object_.contains(NameOf(key)) ? 0 : fallback);
+}
+
+double ConfigReader::NumberOrNone(std::string_view key, Range<double> range, double fallback) {
+  return NumberOr(key, range, object_.contains(NameOf(key)) ? 0 : fallback);
 }
 
 bool ConfigReader::BoolOr(std::string_view key, bool fallback) {
@@ -104,6 +118,35 @@ std::vector<int64_t> ConfigReader::IntsOf(std::string_view key, Range<int64_t> r
   return numbers;
 }
 
+std::vector<double> ConfigReader::NumbersOf(std::string_view key, Range<double> range) {
+  const nlohmann::json* value = Find(key);
+  if (value == nullptr) return {};
+  if (!value->is_array()) return {NumberOr(key, range, range.min)};
+  std::vector<double> numbers;
+  for (const nlohmann::json& item : *value) {
+    const nlohmann::json wrapped = {{NameOf(key), item}};
+    ConfigReader one(wrapped, where_);
+    numbers.push_back(one.NumberOr(NameOf(key), range, range.min));
+    Fail(one.status());
+  }
+  return numbers;
+}
+
+std::vector<std::string> ConfigReader::StringsOf(std::string_view key) {
+  const nlohmann::json* value = Find(key);
+  if (value == nullptr) return {};
+  std::vector<std::string> strings;
+  const bool is_list = value->is_array();
+  for (const nlohmann::json& item : is_list ? *value : nlohmann::json::array({*value})) {
+    if (!is_list || !item.is_string()) {
+      Refuse(key, Shown(*value), "must be a list of strings");
+      return {};
+    }
+    strings.push_back(item.get<std::string>());
+  }
+  return strings;
+}
+
 const nlohmann::json& ConfigReader::ObjectAt(std::string_view key) {
   static const nlohmann::json kEmpty = nlohmann::json::object();
   const nlohmann::json* value = Find(key);
@@ -116,7 +159,7 @@ const nlohmann::json& ConfigReader::ObjectAt(std::string_view key) {
 
 void ConfigReader::Refuse(std::string_view key, std::string_view value, std::string_view must) {
   Fail(Error(Reason::kInvalidRepository,
-             absl::StrFormat("%s: %s is %s, but %s", where_, key, value, must)));
+             absl::StrFormat("%s: %s is %s, but %s", where_, NameOf(key), value, must)));
 }
 
 void ConfigReader::Fail(absl::Status error) {

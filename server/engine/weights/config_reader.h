@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
@@ -31,10 +33,17 @@ class ConfigReader {
   int64_t Int(std::string_view key, Range<int64_t> range);
   int64_t IntOr(std::string_view key, Range<int64_t> range, int64_t fallback);
   double NumberOr(std::string_view key, Range<double> range, double fallback);
+  // The same where null says "none", which is 0.
+  int64_t IntOrNone(std::string_view key, Range<int64_t> range, int64_t fallback);
+  double NumberOrNone(std::string_view key, Range<double> range, double fallback);
   bool BoolOr(std::string_view key, bool fallback);
   std::string StringOr(std::string_view key, std::string_view fallback);
   // One number or a list of them; absent: empty.
   std::vector<int64_t> IntsOf(std::string_view key, Range<int64_t> range);
+  std::vector<double> NumbersOf(std::string_view key, Range<double> range);
+  std::vector<std::string> StringsOf(std::string_view key);
+  // From now on `key` is read from where this file has it under another name.
+  void Alias(std::string_view key, std::string_view name) { aliases_.emplace(key, name); }
   // The object at `key`, which Has(); an empty one, and an error, when it is something else.
   const nlohmann::json& ObjectAt(std::string_view key);
 
@@ -46,9 +55,11 @@ class ConfigReader {
 
  private:
   const nlohmann::json* Find(std::string_view key) const;
+  std::string NameOf(std::string_view key) const;  // in the file
 
   const nlohmann::json& object_;
   const std::string where_;
+  std::map<std::string, std::string, std::less<>> aliases_;
   absl::Status status_;
 };
 

@@ -1,11 +1,11 @@
 #include "server/engine/weights/decoder_config.h"
 
-#include <nlohmann/json.hpp>
+#include <cmath>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/core/reason.h"
+#include "server/engine/weights/rope_config.h"
 
 namespace modeld {
 namespace {
@@ -13,18 +13,19 @@ namespace {
 // Far above every published model, and small enough that no product of ours overflows int64:
 // heads * head_dim * hidden * layers * 4 bytes stays below 2^60.
 constexpr Range<int64_t> kHidden{1, 1 << 18};
-constexpr Range<int64_t> kIntermediate{1, 1 << 20};
 constexpr Range<int64_t> kLayers{1, 1 << 12};
-constexpr Range<int64_t> kHeads{1, 1 << 12};
 constexpr Range<int64_t> kHeadDim{2, 1 << 12};
 constexpr Range<int64_t> kVocab{1, 1 << 24};
-constexpr Range<int64_t> kContext{1, 1 << 28};
-constexpr Range<double> kFactor{1e-3, 1e6};
+
+// A size that must be there unless the family has a default.
+int64_t Size(ConfigReader& reader, std::string_view key, Range<int64_t> range, int64_t fallback) {
+  return fallback > 0 ? reader.IntOr(key, range, fallback) : reader.Int(key, range);
+}
 
 void ReadHeads(ConfigReader& reader, const DecoderDefaults& defaults, ArchitectureConfig& config) {
-  config.num_heads = reader.Int("num_attention_heads", kHeads);
+  config.num_heads = Size(reader, "num_attention_heads", kHeadsRange, defaults.num_heads);
   const int64_t kv_heads = defaults.num_kv_heads > 0 ? defaults.num_kv_heads : config.num_heads;
-  config.num_kv_heads = reader.IntOr("num_key_value_heads", kHeads, kv_heads);
+  config.num_kv_heads = reader.IntOr("num_key_value_heads", kHeadsRange, kv_heads);
   if (config.num_heads % config.num_kv_heads != 0) {
     reader.Refuse("num_key_value_heads", std::to_string(config.num_kv_heads),
                   absl::StrFormat("must divide num_attention_heads, %d", config.num_heads));
@@ -43,120 +44,95 @@ void ReadHeads(ConfigReader& reader, const DecoderDefaults& defaults, Architectu
     reader.Refuse("head_dim", std::to_string(config.head_dim),
                   absl::StrFormat("must be even, from %d to %d: rope turns pairs", kHeadDim.min,
                                   kHeadDim.max));
+    config.head_dim = kHeadDim.min;
   }
 }
 
-void ReadRopeKind(ConfigReader& reader, RopeConfig& rope) {
-  const std::string type = reader.StringOr("rope_type", reader.StringOr("type", "default"));
-  if (reader.NumberOr("partial_rotary_factor", {0, 1}, 1) != 1) {
-    reader.Fail(Error(Reason::kUnsupportedArchitecture,
-                      absl::StrCat(reader.where(), ": partial_rotary_factor other than 1")));
+Activation ReadActivation(ConfigReader& reader, std::string_view fallback) {
+  const std::string name = reader.StringOr("hidden_act", fallback);
+  if (name == "silu" || name == "swish") return Activation::kSilu;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") {
+    return Activation::kGeluTanh;
   }
-  if (type == "default") return;
-  if (type == "linear") {
-    rope.kind = RopeConfig::Kind::kLinear;
-    rope.factor = reader.NumberOr("factor", kFactor, 0);
-  } else if (type == "llama3") {
-    rope.kind = RopeConfig::Kind::kLlama3;
-    rope.factor = reader.NumberOr("factor", kFactor, 0);
-    rope.low_frequency_factor = reader.NumberOr("low_freq_factor", kFactor, 1);
-    rope.high_frequency_factor = reader.NumberOr("high_freq_factor", kFactor, 4);
-    rope.original_context = reader.IntOr("original_max_position_embeddings", kContext, 8192);
-    if (rope.high_frequency_factor <= rope.low_frequency_factor) {
-      reader.Refuse(
-          "high_freq_factor", absl::StrFormat("%g", rope.high_frequency_factor),
-          absl::StrFormat("must be above low_freq_factor, %g", rope.low_frequency_factor));
-    }
-  } else {
-    reader.Fail(Error(
-        Reason::kUnsupportedArchitecture,
-        absl::StrFormat("%s: rope type \"%s\" is not supported (default, linear and llama3 are)",
-                        reader.where(), type)));
-  }
-  if (rope.factor == 0) {
-    reader.Fail(
-        Error(Reason::kInvalidRepository,
-              absl::StrFormat("%s: factor is missing for rope type \"%s\"", reader.where(), type)));
-  }
+  reader.Fail(Error(Reason::kUnsupportedArchitecture,
+                    absl::StrFormat("%s: hidden_act \"%s\" is not supported (silu and gelu are)",
+                                    reader.where(), name)));
+  return Activation::kSilu;
 }
 
 }  // namespace
 
-void ReadRope(ConfigReader& reader, RopeConfig& rope) {
-  constexpr Range<double> kTheta{1e-3, 1e15};
-  rope.theta = reader.NumberOr("rope_theta", kTheta, 10000);
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
-    if (!reader.Has(key)) continue;
-    ConfigReader nested(reader.ObjectAt(key), absl::StrCat(reader.where(), ": ", key));
-    rope.theta = nested.NumberOr("rope_theta", kTheta, rope.theta);
-    ReadRopeKind(nested, rope);
-    reader.Fail(nested.status());
-    return;  // a file with both is of the time of the change, and they agree
-  }
-}
-
 void ReadDecoder(ConfigReader& reader, const DecoderDefaults& defaults,
                  ArchitectureConfig& config) {
-  config.hidden_size = reader.Int("hidden_size", kHidden);
-  config.intermediate_size = reader.Int("intermediate_size", kIntermediate);
-  config.num_layers = reader.Int("num_hidden_layers", kLayers);
-  config.vocab_size = reader.Int("vocab_size", kVocab);
-  config.max_context = reader.IntOr("max_position_embeddings", kContext, defaults.max_context);
+  config.hidden_size = Size(reader, "hidden_size", kHidden, defaults.hidden_size);
+  config.intermediate_size =
+      Size(reader, "intermediate_size", kIntermediateRange, defaults.intermediate_size);
+  config.num_layers = Size(reader, "num_hidden_layers", kLayers, defaults.num_layers);
+  config.vocab_size = Size(reader, "vocab_size", kVocab, defaults.vocab_size);
+  config.max_context = reader.IntOr("max_position_embeddings", kContextRange, defaults.max_context);
   ReadHeads(reader, defaults, config);
-  config.rms_norm_eps = reader.NumberOr("rms_norm_eps", {1e-12, 1}, 1e-6);
-  config.tie_word_embeddings = reader.BoolOr("tie_word_embeddings", false);
-  ReadRope(reader, config.rope);
-  const std::string activation = reader.StringOr("hidden_act", "silu");
-  if (activation != "silu") {
-    reader.Fail(Error(Reason::kUnsupportedArchitecture,
-                      absl::StrFormat("%s: hidden_act \"%s\" is not supported (silu is)",
-                                      reader.where(), activation)));
+  config.norm_eps = reader.NumberOr("rms_norm_eps", {1e-12, 1}, defaults.norm_eps);
+  config.tie_word_embeddings = reader.BoolOr("tie_word_embeddings", defaults.tie_word_embeddings);
+  config.layers.resize(config.num_layers);
+  config.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_dim));
+  config.activation = ReadActivation(reader, defaults.activation);
+  config.ropes = {ReadRope(reader, {defaults.theta, defaults.partial_rotary_factor}, config)};
+}
+
+void SetWindow(int64_t window, ArchitectureConfig& config) {
+  for (LayerConfig& layer : config.layers) layer.window = window;
+}
+
+void TurnWindowsOnly(ArchitectureConfig& config) {
+  for (LayerConfig& layer : config.layers) layer.rope = layer.window > 0 ? 0 : -1;
+}
+
+void ReadRopeForWindows(ConfigReader& reader, double full_theta, double sliding_theta,
+                        ArchitectureConfig& config) {
+  if (HasRopeByLayers(reader)) {
+    config.ropes = {ReadRopeOfLayers(reader, "full_attention", {full_theta}, config),
+                    ReadRopeOfLayers(reader, "sliding_attention", {sliding_theta}, config)};
+  } else {
+    config.ropes = {ReadRope(reader, {full_theta}, config), {}};
+    config.ropes[1].theta = sliding_theta;
+    config.ropes[1].rotary_dim = config.head_dim;
   }
+  for (LayerConfig& layer : config.layers) layer.rope = layer.window > 0 ? 1 : 0;
 }
 
-void RefuseSlidingWindow(ConfigReader& reader, const ArchitectureConfig& config) {
-  if (!reader.BoolOr("use_sliding_window", false)) return;
-  const int64_t window = reader.IntOr("sliding_window", kContext, config.max_context);
-  if (window >= config.max_context) return;
-  reader.Fail(Error(
-      Reason::kUnsupportedArchitecture,
-      absl::StrFormat("%s: attention over a sliding window of %d of %d tokens is not supported",
-                      reader.where(), window, config.max_context)));
-}
-
-std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config) {
-  const int64_t hidden = config.hidden_size;
-  const int64_t query = config.num_heads * config.head_dim;
-  const int64_t key = config.num_kv_heads * config.head_dim;
-  std::vector<TensorShape> tensors = {{"model.embed_tokens.weight", {config.vocab_size, hidden}},
-                                      {"model.norm.weight", {hidden}}};
-  if (!config.tie_word_embeddings) {
-    tensors.push_back({"lm_head.weight", {config.vocab_size, hidden}});
+void ReadWindows(ConfigReader& reader, int64_t window, int64_t full_every,
+                 ArchitectureConfig& config) {
+  const std::vector<std::string> types = reader.StringsOf("layer_types");
+  if (reader.Has("layer_types") && std::ssize(types) != config.num_layers) {
+    reader.Refuse("layer_types", absl::StrFormat("a list of %d", types.size()),
+                  absl::StrFormat("must have a name for each of the %d layers", config.num_layers));
+    return;
   }
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-    const auto add = [&](std::string_view name, std::vector<int64_t> shape) {
-      tensors.push_back({prefix + std::string(name), std::move(shape), layer});
-    };
-    const auto add_linear = [&](const std::string& name, int64_t out, int64_t in, bool bias) {
-      add(name + ".weight", {out, in});
-      if (bias) add(name + ".bias", {out});
-    };
-    add("input_layernorm.weight", {hidden});
-    add_linear("self_attn.q_proj", query, hidden, config.qkv_bias);
-    add_linear("self_attn.k_proj", key, hidden, config.qkv_bias);
-    add_linear("self_attn.v_proj", key, hidden, config.qkv_bias);
-    if (config.qk_norm) {
-      add("self_attn.q_norm.weight", {config.head_dim});
-      add("self_attn.k_norm.weight", {config.head_dim});
+    bool is_sliding = false;
+    if (types.empty()) {
+      is_sliding = (layer + 1) % full_every != 0;
+    } else if (types[layer] == "sliding_attention") {
+      is_sliding = true;
+    } else if (types[layer] != "full_attention") {
+      reader.Fail(Error(Reason::kUnsupportedArchitecture,
+                        absl::StrFormat("%s: layers of the type \"%s\" are not supported",
+                                        reader.where(), types[layer])));
     }
-    add_linear("self_attn.o_proj", hidden, query, config.attention_output_bias);
-    add("post_attention_layernorm.weight", {hidden});
-    add_linear("mlp.gate_proj", config.intermediate_size, hidden, config.mlp_bias);
-    add_linear("mlp.up_proj", config.intermediate_size, hidden, config.mlp_bias);
-    add_linear("mlp.down_proj", hidden, config.intermediate_size, config.mlp_bias);
+    config.layers[layer].window = is_sliding ? window : 0;
   }
-  return tensors;
+}
+
+void ReadQwenWindows(ConfigReader& reader, ArchitectureConfig& config) {
+  if (!reader.BoolOr("use_sliding_window", false)) return;
+  const int64_t window = reader.IntOr("sliding_window", kContextRange, 4096);
+  const int64_t full_layers = reader.IntOr("max_window_layers", {0, 1 << 12}, 28);
+  ReadWindows(reader, window, 1, config);
+  if (reader.Has("layer_types")) return;
+  for (int64_t layer = full_layers; layer < config.num_layers; ++layer) {
+    config.layers[layer].window = window;
+  }
 }
 
 }  // namespace modeld

@@ -1,7 +1,8 @@
-// What the families of pre-norm decoders (Llama and its descendants) share: keys and tensors.
+// What the families of decoders share: keys of config.json and tensors.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "server/engine/weights/architecture.h"
@@ -13,18 +14,64 @@ struct DecoderDefaults {
   int64_t num_kv_heads = 0;  // 0: as many as there are heads
   int64_t head_dim = 0;      // 0: hidden_size / num_attention_heads
   int64_t max_context = 2048;
+  int64_t vocab_size = 0;  // 0: must be there, as the others
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;
+  double norm_eps = 1e-6;
+  double theta = 10000;
+  double partial_rotary_factor = 1;
+  bool tie_word_embeddings = false;
+  std::string_view activation = "silu";
 };
 
-// Sizes, norm, rope, tied embeddings; not the biases.
+inline constexpr Range<int64_t> kContextRange{1, 1 << 28};
+inline constexpr Range<int64_t> kHeadsRange{1, 1 << 12};
+inline constexpr Range<int64_t> kIntermediateRange{1, 1 << 20};
+inline constexpr Range<double> kFactorRange{1e-6, 1e6};
+
+// Sizes, norm, one rope for all layers, activation, tied embeddings; not the biases.
 void ReadDecoder(ConfigReader& reader, const DecoderDefaults& defaults, ArchitectureConfig& config);
 
-// rope_theta and rope_scaling, or rope_parameters.
-void ReadRope(ConfigReader& reader, RopeConfig& rope);
+// Kinds of layers by "layer_types"; without that key every `full_every`th one sees everything and
+// the others have the window (1: none has).
+void ReadWindows(ConfigReader& reader, int64_t window, int64_t full_every,
+                 ArchitectureConfig& config);
 
-// UNSUPPORTED_ARCHITECTURE when layers attend to a window shorter than the context.
-void RefuseSlidingWindow(ConfigReader& reader, const ArchitectureConfig& config);
+// Layers with a window turn by another rope: rope_parameters by kind of layer, or rope_theta and
+// rope_scaling for those without a window and `sliding_theta` for the others.
+void ReadRopeForWindows(ConfigReader& reader, double full_theta, double sliding_theta,
+                        ArchitectureConfig& config);
 
-// Names as published, "model.layers.0.self_attn.q_proj.weight", by the flags of `config`.
-std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config);
+// Layers without a window are not turned.
+void TurnWindowsOnly(ArchitectureConfig& config);
+
+// Every layer has `window`.
+void SetWindow(int64_t window, ArchitectureConfig& config);
+
+// use_sliding_window, sliding_window and max_window_layers of the Qwen families.
+void ReadQwenWindows(ConfigReader& reader, ArchitectureConfig& config);
+
+// Number of experts by `key`, experts of a token by num_experts_per_tok; `defaults` for the two.
+void ReadExperts(ConfigReader& reader, const char* key, const MoeConfig& defaults,
+                 ArchitectureConfig& config);
+
+// The mixture of DeepSeek V3 and GLM 4.5: sigmoids, groups, shared experts, dense first layers.
+void ReadSigmoidExperts(ConfigReader& reader, ArchitectureConfig& config);
+
+// The norms of a layer as Llama names them, and as Gemma 2 names its four.
+inline constexpr Rename kLlamaNames[] = {{"attention_norm", "input_layernorm"},
+                                         {"mlp_norm", "post_attention_layernorm"}};
+inline constexpr Rename kSandwichNames[] = {{"attention_norm", "input_layernorm"},
+                                            {"attention_after_norm", "post_attention_layernorm"},
+                                            {"mlp_norm", "pre_feedforward_layernorm"},
+                                            {"mlp_after_norm", "post_feedforward_layernorm"}};
+inline constexpr Rename kSharedExpertsNames[] = {{"attention_norm", "input_layernorm"},
+                                                 {"mlp_norm", "post_attention_layernorm"},
+                                                 {"mlp.router", "mlp.gate"},
+                                                 {"mlp.shared_expert", "mlp.shared_experts"}};
+inline constexpr Rename kAfterNames[] = {{"attention_after_norm", "post_attention_layernorm"},
+                                         {"mlp_after_norm", "post_feedforward_layernorm"}};
 
 }  // namespace modeld

@@ -47,7 +47,7 @@ void FillSizes(const ArchitectureConfig& config, Inspection& inspection) {
   for (const DtypeBytes& dtype : kDtypes) {
     int64_t total = 0;
     std::vector<int64_t> layers(config.num_layers);
-    for (const TensorShape& tensor : FindArchitecture(config.model_type)->tensors(config)) {
+    for (const TensorShape& tensor : TensorsOf(config)) {
       const int64_t bytes = tensor.elements() * dtype.element_bytes;
       total += bytes;
       if (tensor.layer >= 0) layers[tensor.layer] += bytes;
@@ -103,8 +103,8 @@ absl::Status CheckHeaders(const InspectedRepository& repository, const Architect
     RETURN_IF_ERROR(AddTensors(name, header, located));
   }
   if (inspection.weight_files.empty()) return absl::OkStatus();
-  RETURN_IF_ERROR(CheckTensors(config, located));
-  for (const TensorShape& tensor : FindArchitecture(config.model_type)->tensors(config)) {
+  ASSIGN_OR_RETURN(const std::vector<TensorShape> tensors, CheckTensors(config, located));
+  for (const TensorShape& tensor : tensors) {
     inspection.parameters += tensor.elements();
   }
   for (const auto& [name, place] : located) inspection.weights_file_bytes += place.tensor.bytes();

@@ -13,6 +13,6 @@ void Read(ConfigReader& reader, ArchitectureConfig& config) {
 
 }  // namespace
 
-const Architecture kLlama = {"llama", "LlamaForCausalLM", Read, DecoderTensors};
+const Architecture kLlama = {"llama", "LlamaForCausalLM", Read, kLlamaNames};
 
 }  // namespace modeld

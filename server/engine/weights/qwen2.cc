@@ -6,12 +6,12 @@ namespace {
 
 void Read(ConfigReader& reader, ArchitectureConfig& config) {
   ReadDecoder(reader, {.max_context = 32768}, config);
-  RefuseSlidingWindow(reader, config);
+  ReadQwenWindows(reader, config);
   config.qkv_bias = true;
 }
 
 }  // namespace
 
-const Architecture kQwen2 = {"qwen2", "Qwen2ForCausalLM", Read, DecoderTensors};
+const Architecture kQwen2 = {"qwen2", "Qwen2ForCausalLM", Read, kLlamaNames};
 
 }  // namespace modeld

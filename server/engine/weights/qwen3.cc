@@ -6,14 +6,14 @@ namespace {
 
 void Read(ConfigReader& reader, ArchitectureConfig& config) {
   ReadDecoder(reader, {.head_dim = 128, .max_context = 32768}, config);
-  RefuseSlidingWindow(reader, config);
+  ReadQwenWindows(reader, config);
   config.qkv_bias = reader.BoolOr("attention_bias", false);
   config.attention_output_bias = config.qkv_bias;
-  config.qk_norm = true;
+  config.qk_norm = QkNorm::kHead;
 }
 
 }  // namespace
 
-const Architecture kQwen3 = {"qwen3", "Qwen3ForCausalLM", Read, DecoderTensors};
+const Architecture kQwen3 = {"qwen3", "Qwen3ForCausalLM", Read, kLlamaNames};
 
 }  // namespace modeld

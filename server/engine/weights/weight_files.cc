@@ -44,13 +44,35 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }
 
-bool IsIgnoredByReference(const ArchitectureConfig& config, std::string_view name) {
+bool IsOfUnusedLayer(const ArchitectureConfig& config, std::string_view name) {
+  for (int64_t layer = 0; layer < config.unused_layers; ++layer) {
+    const std::string part = absl::StrCat("layers.", config.num_layers + layer, ".");
+    if (name.find(part) != std::string_view::npos) return true;
+  }
+  return false;
+}
+
+bool IsIgnoredByReference(const Architecture& architecture, const ArchitectureConfig& config,
+                          std::string_view name) {
   // How activations would be quantized; they are not.
   if (config.fp8 && (name.ends_with(".activation_scale") || name.ends_with(".input_scale"))) {
     return true;
   }
-  return name.ends_with("rotary_emb.inv_freq") ||
-         (config.tie_word_embeddings && name == "lm_head.weight");
+  return name.ends_with("rotary_emb.inv_freq") || IsOfUnusedLayer(config, name) ||
+         (config.tie_word_embeddings && name.ends_with("lm_head.weight")) ||
+         std::any_of(
+             architecture.ignored.begin(), architecture.ignored.end(),
+             [&](std::string_view part) { return name.find(part) != std::string_view::npos; });
+}
+
+// The names that `found` goes by: those of the root under which its embedding is.
+std::vector<TensorShape> ExpectedTensors(const Architecture& architecture,
+                                         const ArchitectureConfig& config, const TensorMap& found) {
+  for (const NameRoot& root : architecture.roots) {
+    std::vector<TensorShape> tensors = TensorsOf(config, root);
+    if (found.contains(tensors.front().name)) return tensors;
+  }
+  return TensorsOf(config);
 }
 
 // The files of an index; they must be there.
@@ -159,16 +181,19 @@ absl::Status AddTensors(const std::string& file, const TensorTable& table, Tenso
   return absl::OkStatus();
 }
 
-absl::Status CheckTensors(const ArchitectureConfig& config, TensorMap& found) {
-  std::erase_if(found,
-                [&](const auto& entry) { return IsIgnoredByReference(config, entry.first); });
+absl::StatusOr<std::vector<TensorShape>> CheckTensors(const ArchitectureConfig& config,
+                                                      TensorMap& found) {
   const Architecture* architecture = FindArchitecture(config.model_type);
   MODELD_CHECK(architecture != nullptr, "a configuration of no architecture");
+  std::erase_if(found, [&](const auto& entry) {
+    return IsIgnoredByReference(*architecture, config, entry.first);
+  });
+  std::vector<TensorShape> tensors = ExpectedTensors(*architecture, config, found);
   std::vector<std::string> missing;
   std::vector<std::string> misshapen;
   std::vector<std::string> bad_scales;
   std::set<std::string> known;
-  for (const TensorShape& expected : architecture->tensors(config)) {
+  for (const TensorShape& expected : tensors) {
     known.insert(expected.name);
     const auto at = found.find(expected.name);
     if (at == found.end()) {
@@ -201,7 +226,7 @@ absl::Status CheckTensors(const ArchitectureConfig& config, TensorMap& found) {
   report("unknown", unknown);
   report("of another shape", misshapen);
   report("without a scale that fits", bad_scales);
-  if (problems.empty()) return absl::OkStatus();
+  if (problems.empty()) return tensors;
   return Error(Reason::kInvalidRepository,
                absl::StrFormat("the weights do not match config.json: of %d tensors %s",
                                known.size(), absl::StrJoin(problems, ", ")));

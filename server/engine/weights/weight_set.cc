@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <set>
 #include <system_error>
 #include <utility>
 
@@ -88,27 +87,22 @@ absl::StatusOr<WeightSet> WeightSet::Open(const std::string& snapshot_path,
     RETURN_IF_ERROR(AddTensors(name, file->table(), located));
     files.emplace(name, std::move(file));
   }
-  RETURN_IF_ERROR(CheckTensors(config, located));
+  ASSIGN_OR_RETURN(const std::vector<TensorShape> tensors, CheckTensors(config, located));
   WeightSet set;
   const auto open_tensor = [&](const LocatedTensor& place) {
     return TensorOf(files.at(place.file), place.tensor);
   };
-  std::set<std::string> scales;
-  for (const auto& [name, place] : located) {
-    if (place.tensor.dtype == kFp8) scales.insert(Fp8ScaleName(name));
-  }
-  for (const auto& [name, place] : located) {
-    if (scales.contains(name)) continue;
-    Tensor tensor = open_tensor(place);
+  for (const TensorShape& expected : tensors) {
+    Tensor tensor = open_tensor(located.at(expected.name));
     if (tensor.stored->dtype == kFp8) {
-      Tensor scale = open_tensor(located.at(Fp8ScaleName(name)));
+      Tensor scale = open_tensor(located.at(Fp8ScaleName(expected.name)));
       const auto layout = Fp8LayoutOf(tensor.stored->shape, scale.stored->shape, *config.fp8);
       MODELD_CHECK(layout.has_value(), "a scale that CheckTensors lets through fits");
       tensor.scale = std::make_shared<Fp8Scale>(
           Fp8Scale{*layout, scale.stored->dtype, scale.data, std::move(scale.file)});
     }
     set.bytes_ += tensor.stored->bytes();
-    set.tensors_.emplace(name, std::move(tensor));
+    set.tensors_.emplace(expected.role, std::move(tensor));
   }
   return set;
 }

@@ -30,6 +30,7 @@ class WeightSet {
   static absl::StatusOr<WeightSet> Open(const std::string& snapshot_path,
                                         const ArchitectureConfig& config);
 
+  // By role, see architecture.h.
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }
   int64_t bytes() const { return bytes_; }  // as stored
 

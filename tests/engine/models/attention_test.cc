@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -16,13 +17,19 @@ struct Shape {
   int64_t heads;
   int64_t kv_heads;
   int64_t head_dim;
+  double softcap = 0;
+  int64_t window = 0;
+  bool sinks = false;
 };
 
 class AttentionTest : public testing::TestWithParam<Shape> {};
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
                          testing::Values(Shape{9, 3, 64}, Shape{4, 4, 8}, Shape{4, 1, 20},
-                                         Shape{64, 1, 16}, Shape{2, 2, 128}));
+                                         Shape{64, 1, 16}, Shape{2, 2, 128}, Shape{4, 2, 16, 5.0},
+                                         Shape{4, 2, 16, 0, 1}, Shape{4, 2, 16, 0, 40},
+                                         Shape{4, 2, 16, 0, 300}, Shape{6, 2, 16, 0, 0, true},
+                                         Shape{8, 2, 64, 30.0, 17, true}));
 
 // Two sequences whose blocks are mixed: 700 tokens (several tiles of scores), then 3 and 21 more.
 void Compare(const Shape& shape, at::ScalarType dtype, double tolerance) {
@@ -39,6 +46,11 @@ void Compare(const Shape& shape, at::ScalarType dtype, double tolerance) {
     pool->keys(0).fill_(NAN);
     pool->values(0).fill_(pool == &by_kernel ? NAN : 0);
   }
+  const AttentionOptions options = {.layer = 0,
+                                    .scale = 1 / std::sqrt(static_cast<double>(shape.head_dim)),
+                                    .softcap = shape.softcap,
+                                    .window = shape.window,
+                                    .sinks = shape.sinks ? at::randn({shape.heads}) : at::Tensor()};
   ThreadPool threads(2);
   std::vector<int32_t> first;
   std::vector<int32_t> second;
@@ -60,8 +72,8 @@ void Compare(const Shape& shape, at::ScalarType dtype, double tolerance) {
     const Pass kernel_pass = {{}, {}, segments, by_kernel, threads};
     const Pass operators_pass = {{}, {}, segments, by_operators, threads};
 
-    const at::Tensor ours = AttendPaged(qkv, 0, kernel_pass).to(at::kFloat);
-    const at::Tensor theirs = AttendPagedByOperators(qkv, 0, operators_pass).to(at::kFloat);
+    const at::Tensor ours = AttendPaged(qkv, options, kernel_pass).to(at::kFloat);
+    const at::Tensor theirs = AttendPagedByOperators(qkv, options, operators_pass).to(at::kFloat);
 
     EXPECT_LT((ours - theirs).abs().max().item<double>(), tolerance) << PagedAttentionVariant();
   }

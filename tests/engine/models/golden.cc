@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +15,17 @@ namespace modeld {
 
 std::string TinyRepository(const std::string& name) {
   return std::string(MODELD_TEST_DATA) + "/models/" + name;
+}
+
+std::vector<std::string> GoldenNames() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(TinyRepository(""))) {
+    if (std::filesystem::exists(entry.path() / "goldens.json")) {
+      names.push_back(entry.path().filename().string());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 std::vector<int64_t> Golden::Fed(size_t index) const {
@@ -28,6 +40,7 @@ Golden LoadGolden(const std::string& name) {
   Golden golden = {.prompts = json.at("prompts"),
                    .greedy = json.at("greedy"),
                    .logits = {},
+                   .settled_row = json.value("settled_row", int64_t{0}),
                    .bf16_mean = json.at("bf16_mean"),
                    .bf16_max = json.at("bf16_max")};
   const auto file =

@@ -14,11 +14,16 @@ namespace modeld {
 // Folder of one of the repositories that tests/goldens/make_models.py makes.
 std::string TinyRepository(const std::string& name);
 
+// All repositories that have goldens, sorted.
+std::vector<std::string> GoldenNames();
+
 struct Golden {
   std::vector<std::vector<int64_t>> prompts;
   std::vector<std::vector<int64_t>> greedy;  // float32, after each prompt
   std::vector<at::Tensor> logits;            // float32 [prompt + greedy - 1, vocab]
-  double bf16_mean = 0;                      // distance of the reference's own bfloat16 logits
+  // Rows before this one depend on how many tokens follow them in the same step.
+  int64_t settled_row = 0;
+  double bf16_mean = 0;  // distance of the reference's own bfloat16 logits
   double bf16_max = 0;
 
   // The prompt and all greedy tokens but the last: what `logits` belongs to.

@@ -9,19 +9,11 @@
 #include <vector>
 
 #include "server/engine/models/memory_plan.h"
-#include "server/engine/models/registry.h"
-#include "server/engine/weights/architecture.h"
 #include "tests/engine/models/golden.h"
 #include "tests/support/status_matchers.h"
 
 namespace modeld {
 namespace {
-
-TEST(LoaderTest, EveryArchitectureHasAForward) {
-  for (const Architecture& architecture : Architectures()) {
-    EXPECT_NE(FindModelFactory(architecture.model_type), nullptr) << architecture.model_type;
-  }
-}
 
 TEST(LoaderTest, BudgetIsKept) {
   const LoadedModel loaded = LoadTiny("tiny-llama", "bfloat16");

@@ -75,19 +75,19 @@ TEST(ConfigTest, BothSpellingsOfRopeSayTheSame) {
   ASSERT_THAT(old_spelling, IsOk());
   ASSERT_THAT(new_spelling, IsOk());
   for (const auto& config : {*old_spelling, *new_spelling}) {
-    EXPECT_EQ(config.rope.kind, RopeConfig::Kind::kLlama3);
-    EXPECT_EQ(config.rope.theta, 500000);
-    EXPECT_EQ(config.rope.factor, 8);
-    EXPECT_EQ(config.rope.original_context, 64);
+    EXPECT_EQ(config.ropes[0].kind, RopeConfig::Kind::kLlama3);
+    EXPECT_EQ(config.ropes[0].theta, 500000);
+    EXPECT_EQ(config.ropes[0].factor, 8);
+    EXPECT_EQ(config.ropes[0].original_context, 64);
   }
 }
 
 TEST(ConfigTest, OtherRopeTypeIsNamed) {
   const auto config =
-      ReadArchitectureConfig(LlamaConfig("rope_scaling", R"({"rope_type":"yarn","factor":4})"));
+      ReadArchitectureConfig(LlamaConfig("rope_scaling", R"({"rope_type":"spiral","factor":4})"));
 
   EXPECT_THAT(config, HasReasonOf(Reason::kUnsupportedArchitecture));
-  EXPECT_NE(std::string(config.status().message()).find("yarn"), std::string::npos);
+  EXPECT_NE(std::string(config.status().message()).find("spiral"), std::string::npos);
 }
 
 TEST(ConfigTest, ScalingWithoutFactorIsRefused) {
@@ -96,12 +96,12 @@ TEST(ConfigTest, ScalingWithoutFactorIsRefused) {
 }
 
 TEST(ConfigTest, UnsupportedThingsAreToldApart) {
-  EXPECT_THAT(ReadArchitectureConfig(LlamaConfig("model_type", "\"gpt_neox\"")),
+  EXPECT_THAT(ReadArchitectureConfig(LlamaConfig("model_type", "\"gpt_odd\"")),
               HasReasonOf(Reason::kUnsupportedArchitecture));
   EXPECT_THAT(
       ReadArchitectureConfig(LlamaConfig("architectures", R"(["LlamaForSequenceClassification"])")),
       HasReasonOf(Reason::kUnsupportedArchitecture));
-  EXPECT_THAT(ReadArchitectureConfig(LlamaConfig("hidden_act", "\"gelu\"")),
+  EXPECT_THAT(ReadArchitectureConfig(LlamaConfig("hidden_act", "\"tanh\"")),
               HasReasonOf(Reason::kUnsupportedArchitecture));
   EXPECT_THAT(ReadArchitectureConfig(
                   LlamaConfig("quantization_config", R"({"quant_method":"gptq","bits":4})")),
@@ -114,13 +114,14 @@ TEST(ConfigTest, LargestAllowedSizesDoNotOverflow) {
   config.hidden_size = 1 << 18;
   config.intermediate_size = 1 << 20;
   config.num_layers = 1 << 12;
+  config.layers.resize(config.num_layers);
   config.num_heads = 1 << 12;
   config.num_kv_heads = 1 << 12;
   config.head_dim = 1 << 12;
   config.vocab_size = 1 << 24;
 
   int64_t bytes = 0;
-  for (const TensorShape& tensor : FindArchitecture("llama")->tensors(config)) {
+  for (const TensorShape& tensor : TensorsOf(config)) {
     int64_t tensor_bytes = 0;
     ASSERT_FALSE(__builtin_mul_overflow(tensor.elements(), int64_t{4}, &tensor_bytes));
     ASSERT_FALSE(__builtin_add_overflow(bytes, tensor_bytes, &bytes));

@@ -55,7 +55,7 @@ std::string LlamaConfig(const std::string& key, const std::string& value) {
 std::string WeightsFor(const ArchitectureConfig& config, const std::string& without) {
   nlohmann::json header = nlohmann::json::object();
   int64_t position = 0;
-  for (const TensorShape& tensor : FindArchitecture(config.model_type)->tensors(config)) {
+  for (const TensorShape& tensor : TensorsOf(config)) {
     if (tensor.name == without) continue;
     const int64_t end = position + 2 * tensor.elements();
     header[tensor.name] = {

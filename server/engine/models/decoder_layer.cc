@@ -1,0 +1,73 @@
+#include "server/engine/models/decoder_layer.h"
+
+#include <ATen/ATen.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace modeld {
+namespace {
+
+std::string PrefixOf(int64_t layer) { return absl::StrCat("model.layers.", layer, "."); }
+
+}  // namespace
+
+DecoderLayer::DecoderLayer(const TensorSource& source, const ArchitectureConfig& config,
+                           int64_t layer)
+    : placement_(config.norm_placement),
+      residual_multiplier_(config.residual_multiplier),
+      attention_(source, PrefixOf(layer) + "self_attn.", config, layer) {
+  const std::string prefix = PrefixOf(layer);
+  const auto norm = [&](const char* name) {
+    return Norm(source, prefix + name, config.norm, config.norm_eps);
+  };
+  const bool around = placement_ == NormPlacement::kAround;
+  if (placement_ != NormPlacement::kAfter) attention_norm_ = norm("attention_norm");
+  if (placement_ != NormPlacement::kAfter && placement_ != NormPlacement::kParallel) {
+    mlp_norm_ = norm("mlp_norm");
+  }
+  if (around || placement_ == NormPlacement::kAfter) {
+    attention_after_norm_ = norm("attention_after_norm");
+    mlp_after_norm_ = norm("mlp_after_norm");
+  }
+  if (config.layers[layer].moe) {
+    experts_.emplace(source, prefix + "mlp.", config);
+  } else {
+    mlp_ = Mlp(source, prefix + "mlp.", config, config.fused_gate_up);
+  }
+}
+
+at::Tensor DecoderLayer::FeedForward(const at::Tensor& x) const {
+  return experts_ ? (*experts_)(x) : mlp_(x);
+}
+
+at::Tensor DecoderLayer::Forward(const at::Tensor& hidden, const Pass& pass) const {
+  const auto added = [&](const at::Tensor& to, const at::Tensor& x) {
+    return residual_multiplier_ == 1 ? to + x : to + x * residual_multiplier_;
+  };
+  switch (placement_) {
+    case NormPlacement::kBefore: {
+      const at::Tensor x = added(hidden, attention_(attention_norm_(hidden), pass));
+      return added(x, FeedForward(mlp_norm_(x)));
+    }
+    case NormPlacement::kAfter: {
+      const at::Tensor x = added(hidden, attention_after_norm_(attention_(hidden, pass)));
+      return added(x, mlp_after_norm_(FeedForward(x)));
+    }
+    case NormPlacement::kAround: {
+      const at::Tensor attended = attention_(attention_norm_(hidden), pass);
+      const at::Tensor x = added(hidden, attention_after_norm_(attended));
+      return added(x, mlp_after_norm_(FeedForward(mlp_norm_(x))));
+    }
+    case NormPlacement::kParallel: {
+      const at::Tensor x = attention_norm_(hidden);
+      return added(added(hidden, attention_(x, pass)), FeedForward(x));
+    }
+    case NormPlacement::kParallelOfTwo: {
+      const at::Tensor attended = attention_(attention_norm_(hidden), pass);
+      return added(added(hidden, attended), FeedForward(mlp_norm_(hidden)));
+    }
+  }
+  TORCH_CHECK(false, "a placement of norms without a forward");
+}
+
+}  // namespace modeld

@@ -1,0 +1,80 @@
+#include "server/engine/models/moe.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+
+namespace modeld {
+
+Moe::Moe(const TensorSource& source, const std::string& prefix, const ArchitectureConfig& config)
+    : options_(config.moe), router_(source.Get(prefix + "router.weight")) {
+  if (options_.choice_bias) {
+    choice_bias_ = source.Get(prefix + "router.e_score_correction_bias").to(at::kFloat);
+  }
+  for (int64_t expert = 0; expert < options_.num_experts; ++expert) {
+    experts_.emplace_back(source, absl::StrCat(prefix, "experts.", expert, "."), config);
+  }
+  if (options_.shared_intermediate_size > 0)
+    shared_ = Mlp(source, prefix + "shared_expert.", config);
+  if (options_.shared_gate) shared_gate_ = Linear(source, prefix + "shared_expert_gate", false);
+}
+
+at::Tensor Moe::OfBestGroups(const at::Tensor& scores) const {
+  const int64_t rows = scores.size(0);
+  const at::Tensor grouped = scores.view({rows, options_.groups, -1});
+  const at::Tensor of_group = options_.group_score_of_two
+                                  ? std::get<0>(grouped.topk(2, -1)).sum(-1)
+                                  : std::get<0>(grouped.max(-1));  // [rows, groups]
+  const at::Tensor best = std::get<1>(of_group.topk(options_.groups_per_token, -1));
+  const at::Tensor hidden =
+      at::ones_like(of_group, at::kBool).scatter(1, best, false).unsqueeze(-1);
+  return grouped.masked_fill(hidden, options_.group_hidden_score).view({rows, -1});
+}
+
+Moe::Choice Moe::Choose(const at::Tensor& x) const {
+  using Scoring = MoeConfig::Scoring;
+  const int64_t count = options_.experts_per_token;
+  // Sigmoids are computed from float32 products, as the reference does.
+  const at::Tensor logits = options_.exact_router
+                                ? at::linear(x.to(at::kFloat), router_.to(at::kFloat))
+                                : at::linear(x, router_).to(at::kFloat);  // [rows, experts]
+  if (options_.scoring == Scoring::kSoftmaxOfTop) {
+    const auto [top, experts] = logits.topk(count, -1);
+    return {experts, at::softmax(top, -1)};
+  }
+  const at::Tensor scores =
+      options_.scoring == Scoring::kSigmoid ? at::sigmoid(logits) : at::softmax(logits, -1);
+  at::Tensor for_choice = choice_bias_.defined() ? scores + choice_bias_ : scores;
+  if (options_.groups > 1) for_choice = OfBestGroups(for_choice);
+  const at::Tensor experts = std::get<1>(for_choice.topk(count, -1));
+  at::Tensor weights = scores.gather(1, experts);
+  if (options_.normalize) weights = weights / (weights.sum({-1}, /*keepdim=*/true) + 1e-20);
+  return {experts, weights * options_.scale};
+}
+
+at::Tensor Moe::operator()(const at::Tensor& x) const {
+  const Choice choice = Choose(x);
+  const at::Tensor chosen = choice.experts.to(at::kCPU).contiguous();
+  const int64_t count = options_.experts_per_token;
+  // Places in `choice`, flattened, of each expert.
+  std::vector<std::vector<int64_t>> places(experts_.size());
+  for (int64_t place = 0; place < chosen.numel(); ++place) {
+    places[chosen.data_ptr<int64_t>()[place]].push_back(place);
+  }
+  at::Tensor sum = at::zeros_like(x);
+  for (size_t expert = 0; expert < experts_.size(); ++expert) {
+    if (places[expert].empty()) continue;
+    const at::Tensor mine = at::tensor(places[expert], at::kLong).to(x.device());
+    const at::Tensor rows = mine.div(count, "floor");
+    const at::Tensor weights = choice.weights.flatten().index_select(0, mine).unsqueeze(1);
+    const at::Tensor out = experts_[expert](x.index_select(0, rows));
+    sum.index_add_(0, rows, (out * weights).to(x.scalar_type()));
+  }
+  if (options_.shared_intermediate_size == 0) return sum;
+  const at::Tensor shared = shared_(x);
+  return sum + (options_.shared_gate ? at::sigmoid(shared_gate_(x)) * shared : shared);
+}
+
+}  // namespace modeld

@@ -1,0 +1,37 @@
+// A mixture of experts in the place of a feed-forward network.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "server/engine/models/blocks.h"
+
+namespace modeld {
+
+class Moe {
+ public:
+  Moe(const TensorSource& source, const std::string& prefix, const ArchitectureConfig& config);
+
+  at::Tensor operator()(const at::Tensor& x) const;  // [rows, hidden], both ways
+
+ private:
+  // The experts of each row and their weights, int64 and float32 [rows, experts_per_token].
+  struct Choice {
+    at::Tensor experts;
+    at::Tensor weights;
+  };
+  Choice Choose(const at::Tensor& x) const;
+  // `scores` without the experts outside of each row's best groups.
+  at::Tensor OfBestGroups(const at::Tensor& scores) const;
+
+  const MoeConfig options_;
+  at::Tensor router_;       // [experts, hidden]
+  at::Tensor choice_bias_;  // float32 [experts], may be undefined
+  std::vector<Mlp> experts_;
+  Mlp shared_;
+  Linear shared_gate_;
+};
+
+}  // namespace modeld

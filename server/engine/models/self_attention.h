@@ -1,0 +1,42 @@
+// Grouped causal self-attention over the paged cache.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "server/engine/models/attention.h"
+#include "server/engine/models/blocks.h"
+#include "server/engine/models/pass.h"
+
+namespace modeld {
+
+class SelfAttention {
+ public:
+  // "<prefix>q_proj" and so on, by the options of `config`.
+  SelfAttention(const TensorSource& source, const std::string& prefix,
+                const ArchitectureConfig& config, int64_t layer);
+
+  at::Tensor operator()(const at::Tensor& x, const Pass& pass) const;  // [rows, hidden], both ways
+
+ private:
+  void ReadProjections(const TensorSource& source, const std::string& prefix,
+                       const ArchitectureConfig& config);
+
+  const int64_t num_heads_;
+  const int64_t num_kv_heads_;
+  const int64_t head_dim_;
+  const QkNorm qk_norm_;
+  const int64_t rope_;  // index into Pass::turns, or -1
+  const bool interleaved_;
+  AttentionOptions options_;
+  Linear query_;
+  Linear key_;
+  Linear value_;
+  Linear output_;
+  Norm query_norm_;
+  Norm key_norm_;
+};
+
+}  // namespace modeld

@@ -1,0 +1,124 @@
+#include "server/engine/weights/decoder_tensors.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace modeld {
+namespace {
+
+// Adds the tensors of one layer, or of what belongs to none.
+class Adder {
+ public:
+  Adder(const ArchitectureConfig& config, int64_t layer, std::vector<TensorShape>& tensors)
+      : config_(config), layer_(layer), tensors_(tensors) {
+    if (layer >= 0) prefix_ = absl::StrCat("model.layers.", layer, ".");
+  }
+
+  void Add(std::string_view role, std::vector<int64_t> shape) {
+    tensors_.push_back({"", std::move(shape), layer_, prefix_ + std::string(role)});
+  }
+
+  void Linear(const std::string& role, int64_t out, int64_t in, bool bias) {
+    if (config_.transposed_linear && layer_ >= 0) std::swap(out, in);
+    Add(role + ".weight", {out, in});
+    if (bias) Add(role + ".bias", {config_.transposed_linear && layer_ >= 0 ? in : out});
+  }
+
+  void Norm(const std::string& role, int64_t size) {
+    Add(role + ".weight", {size});
+    if (config_.norm == NormKind::kLayer) Add(role + ".bias", {size});
+  }
+
+  // A feed-forward network whose matrices are below `prefix`.
+  void Mlp(const std::string& prefix, int64_t size, bool fused) {
+    const int64_t hidden = config_.hidden_size;
+    const bool bias = config_.mlp_bias;
+    if (fused) {
+      Linear(prefix + "gate_up_proj", 2 * size, hidden, bias);
+    } else {
+      if (config_.gated_mlp) Linear(prefix + "gate_proj", size, hidden, bias);
+      Linear(prefix + "up_proj", size, hidden, bias);
+    }
+    Linear(prefix + "down_proj", hidden, size, bias);
+  }
+
+ private:
+  const ArchitectureConfig& config_;
+  const int64_t layer_;
+  std::vector<TensorShape>& tensors_;
+  std::string prefix_;
+};
+
+void AddAttention(const ArchitectureConfig& config, Adder& to) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t query = config.num_heads * config.head_dim;
+  const int64_t key = config.num_kv_heads * config.head_dim;
+  if (config.qkv_layout == QkvLayout::kSeparate) {
+    to.Linear("self_attn.q_proj", query, hidden, config.qkv_bias);
+    to.Linear("self_attn.k_proj", key, hidden, config.qkv_bias);
+    to.Linear("self_attn.v_proj", key, hidden, config.qkv_bias);
+  } else {
+    to.Linear("self_attn.qkv_proj", query + 2 * key, hidden, config.qkv_bias);
+  }
+  if (config.qk_norm != QkNorm::kNone) {
+    const bool whole = config.qk_norm == QkNorm::kWhole;
+    to.Add("self_attn.q_norm.weight", {whole ? query : config.head_dim});
+    to.Add("self_attn.k_norm.weight", {whole ? key : config.head_dim});
+  }
+  if (config.attention_sinks) to.Add("self_attn.sinks", {config.num_heads});
+  to.Linear("self_attn.o_proj", hidden, query, config.attention_output_bias);
+}
+
+void AddMoe(const ArchitectureConfig& config, Adder& to) {
+  const MoeConfig& moe = config.moe;
+  to.Add("mlp.router.weight", {moe.num_experts, config.hidden_size});
+  if (moe.choice_bias) to.Add("mlp.router.e_score_correction_bias", {moe.num_experts});
+  for (int64_t expert = 0; expert < moe.num_experts; ++expert) {
+    to.Mlp(absl::StrCat("mlp.experts.", expert, "."), moe.intermediate_size, false);
+  }
+  if (moe.shared_intermediate_size > 0) {
+    to.Mlp("mlp.shared_expert.", moe.shared_intermediate_size, false);
+  }
+  if (moe.shared_gate) to.Add("mlp.shared_expert_gate.weight", {1, config.hidden_size});
+}
+
+void AddNorms(const ArchitectureConfig& config, Adder& to) {
+  const int64_t hidden = config.hidden_size;
+  const NormPlacement placement = config.norm_placement;
+  const bool before = placement != NormPlacement::kAfter;
+  const bool after = placement == NormPlacement::kAfter || placement == NormPlacement::kAround;
+  if (before) to.Norm("attention_norm", hidden);
+  if (before && placement != NormPlacement::kParallel) to.Norm("mlp_norm", hidden);
+  if (after) to.Norm("attention_after_norm", hidden);
+  if (after) to.Norm("mlp_after_norm", hidden);
+}
+
+}  // namespace
+
+std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config) {
+  const int64_t hidden = config.hidden_size;
+  std::vector<TensorShape> tensors;
+  Adder whole(config, -1, tensors);
+  whole.Add("model.embed_tokens.weight", {config.vocab_size, hidden});
+  if (config.position_embedding) {
+    whole.Add("model.embed_positions.weight", {config.max_context, hidden});
+  }
+  whole.Norm("model.norm", hidden);
+  if (!config.tie_word_embeddings) whole.Add("lm_head.weight", {config.vocab_size, hidden});
+  if (config.head_bias) whole.Add("lm_head.bias", {config.vocab_size});
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    Adder to(config, layer, tensors);
+    AddNorms(config, to);
+    AddAttention(config, to);
+    if (config.layers[layer].moe) {
+      AddMoe(config, to);
+    } else {
+      to.Mlp("mlp.", config.intermediate_size, config.fused_gate_up);
+    }
+  }
+  return tensors;
+}
+
+}  // namespace modeld
