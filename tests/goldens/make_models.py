@@ -6,8 +6,8 @@
     python tests/goldens/make_models.py --real DIR the golden of SmolLM2-135M-Instruct in DIR
 
 Made with torch 2.15.0 and transformers 5.23.0. The repositories of this file are complete: weights,
-config, generation config, tokenizer with a chat template; those of architectures.py have weights
-and config. Their goldens lie beside them:
+config, generation config, tokenizer with a chat template; those of architectures.py and mixtures.py
+have weights and config. Their goldens lie beside them:
 
 goldens.json         prompts (token ids), greedy (the 32 tokens that float32 chooses after each),
                      settled_row (logits of rows before it depend on how a prompt is cut),
@@ -24,6 +24,7 @@ import shutil
 import tempfile
 
 import architectures
+import mixtures
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -34,6 +35,7 @@ from transformers.utils import logging
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "data" / "models"
 VOCAB = 320
 GREEDY_TOKENS = 32
+TINIEST = architectures.REPOSITORIES | mixtures.REPOSITORIES
 PROMPT_LENGTHS = (1, 6, 19)
 # A golden token must win by this share of the largest |logit|, so that no rounding decides it.
 MARGIN = 2e-3
@@ -387,7 +389,7 @@ def goldens(folder, source, prompts):
 
 def make(name):
     complete = name in REPOSITORIES
-    config, dtype, shards = REPOSITORIES[name] if complete else architectures.REPOSITORIES[name]
+    config, dtype, shards = REPOSITORIES[name] if complete else TINIEST[name]
     folder = ROOT / name
     generator = torch.Generator().manual_seed(7)
     vocab = config.get("text_config", config)["vocab_size"]
@@ -540,7 +542,7 @@ def main():
     if arguments.real:
         make_real(arguments.real)
     else:
-        for name in arguments.names or REPOSITORIES | architectures.REPOSITORIES:
+        for name in arguments.names or REPOSITORIES | TINIEST:
             make(name)
 
 
