@@ -45,9 +45,10 @@ class FaultMatrixPlacesTest : public FaultMatrixFixture {
     ASSERT_TRUE(outcome.ok) << outcome.message;
     ExpectComplete();
   }
+  // The threads that it takes end with it: a process with threads cannot start a download.
+  RepoListing List(const std::string& revision) { return Downloader(hub()).List(revision); }
   std::string WeightsBlob() {
-    Downloader downloader(hub());
-    for (const RepoFile& file : downloader.List(revision_).files) {
+    for (const RepoFile& file : List(revision_).files) {
       if (file.lfs) return file.blob;
     }
     return "";
@@ -103,18 +104,22 @@ TEST_F(FaultMatrixPlacesTest, ARevisionThatMovedMeanwhileEndsAtTheCommitItBeganW
   const Outcome outcome = process->Wait();
 
   ASSERT_TRUE(outcome.ok) << outcome.message;
-  Downloader downloader(hub());
-  EXPECT_EQ(repo().ReadRef("moving").value_or(""), downloader.List(first).commit);
+  EXPECT_EQ(repo().ReadRef("moving").value_or(""), List(first).commit);
   ExpectCompletes(Job());
 }
 
-TEST_F(FaultMatrixPlacesTest, AReadOnlyCacheIsSaid) {
+TEST_F(FaultMatrixPlacesTest, AReadOnlyCacheIsSaidAndACompleteOneIsEnough) {
   FaultMatrix::Get().AddModel(revision_);
   fs::create_directories(cache_);
   DownloadJob job = Job();
   job.prepare = [this] { return MakeReadOnly(cache_); };
   ExpectFails(job, Reason::kCacheNotWritable);
   ExpectCompletes(Job());
+
+  const Outcome again = DownloadProcess(hub(), job).Wait();
+
+  EXPECT_TRUE(again.ok) << again.message;
+  EXPECT_EQ(again.fetched_bytes, 0);
 }
 
 TEST_F(FaultMatrixPlacesTest, ACacheOfSomebodyElseIsSaid) {
@@ -128,6 +133,18 @@ TEST_F(FaultMatrixPlacesTest, ACacheOfSomebodyElseIsSaid) {
 
   ASSERT_EQ(chmod(cache_.c_str(), 0755), 0);
   ExpectCompletes(Job());
+}
+
+TEST_F(FaultMatrixPlacesTest, ABlobFolderDeletedUnderUsIsFilledAgain) {
+  FaultMatrix::Get().AddModel(revision_);
+  const auto process = StartToTheMiddle();
+  fs::remove_all(repo().blobs_path());
+  hub().ClearFaults();
+
+  const Outcome outcome = process->Wait();
+
+  ASSERT_TRUE(outcome.ok) << outcome.message;
+  ExpectComplete();
 }
 
 // As another program holds it: the file of the lock, flock(2), a process that lives.
