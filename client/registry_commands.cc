@@ -248,6 +248,9 @@ void AddSpace(CLI::App& app, Cli& cli) {
   command->add_option_function<int64_t>(
       "--estimated-size-mb", [request](int64_t v) { request->set_estimated_size_mb(v); },
       "Size in MB");
+  command->add_option_function<std::string>(
+      "--token-credential", [request](const std::string& v) { request->set_token_credential(v); },
+      "Name of the daemon's credential with the token for this repository");
   command->callback([&cli, request] {
     cli.action = [&cli, request](Client& client) { return Space(cli, client, *request); };
   });

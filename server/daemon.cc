@@ -81,7 +81,7 @@ HubClient::Options HubOptions(const Config& config, Metrics& metrics) {
           .mirrors = std::move(mirrors),
           .offline = config.hub.offline,
           .http = HttpOptions(config),
-          .on_detour = [&metrics](std::string_view reason) {
+          .on_retry = [&metrics](std::string_view reason) {
             metrics.download_retries.Add({{"reason", std::string(reason)}}).Increment();
           }};
 }

@@ -419,6 +419,7 @@ absl::StatusOr<SpaceCheck> Registry::CheckSpace(const SpaceRequest& request, std
     model.hf_path = request.hf_path;
     model.revision = RevisionOr(request.revision);
     model.cache_path = place.cache_path;
+    model.token_credential = request.token_credential;
     RETURN_IF_ERROR(ValidateRepoId(model.hf_path));
     RETURN_IF_ERROR(ValidateRevision(model.revision));
     ASSIGN_OR_RETURN(const Sizing sizing, AskHub(model, stop));

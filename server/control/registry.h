@@ -62,6 +62,7 @@ struct SpaceRequest {
   std::string hf_path;   // empty: only the estimate counts
   std::string revision;  // empty: "main"
   int64_t estimated_size_mb = 0;
+  std::string token_credential;  // as in RegisterRequest
 };
 
 struct ModelsPage {

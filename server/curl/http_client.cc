@@ -310,6 +310,30 @@ HttpFailure HttpFailureOf(const absl::Status& status) {
   return static_cast<HttpFailure>(number);
 }
 
+std::string_view HttpFailureName(HttpFailure failure) {
+  switch (failure) {
+    case HttpFailure::kNone:
+      return "";
+    case HttpFailure::kInvalidUrl:
+      return "invalid_url";
+    case HttpFailure::kResolve:
+      return "resolve";
+    case HttpFailure::kConnect:
+      return "connect";
+    case HttpFailure::kTls:
+      return "tls";
+    case HttpFailure::kStalled:
+      return "stalled";
+    case HttpFailure::kDeadline:
+      return "deadline";
+    case HttpFailure::kCut:
+      return "cut";
+    case HttpFailure::kProtocol:
+      return "protocol";
+  }
+  return "protocol";
+}
+
 HttpSettings HttpSettingsFromEnvironment() {
   HttpSettings settings;
   for (const char* name : {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}) {

@@ -61,6 +61,8 @@ enum class HttpFailure {
   kProtocol,    // UNAVAILABLE: the peer does not speak HTTP
 };
 HttpFailure HttpFailureOf(const absl::Status& status);
+// "resolve", "connect", "cut", ... for metrics; "" for kNone.
+std::string_view HttpFailureName(HttpFailure failure);
 
 // What comes from the surroundings of the process.
 struct HttpSettings {

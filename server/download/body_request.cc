@@ -50,30 +50,6 @@ std::optional<ContentRange> ParseContentRange(std::string_view header) {
   return out;
 }
 
-std::string_view FailureReason(HttpFailure failure) {
-  switch (failure) {
-    case HttpFailure::kNone:
-      return "";
-    case HttpFailure::kInvalidUrl:
-      return "invalid_url";
-    case HttpFailure::kResolve:
-      return "resolve";
-    case HttpFailure::kConnect:
-      return "connect";
-    case HttpFailure::kTls:
-      return "tls";
-    case HttpFailure::kStalled:
-      return "stalled";
-    case HttpFailure::kDeadline:
-      return "deadline";
-    case HttpFailure::kCut:
-      return "cut";
-    case HttpFailure::kProtocol:
-      return "protocol";
-  }
-  return "protocol";
-}
-
 // Reads one answer. On one worker's stack.
 class Answer {
  public:
@@ -196,7 +172,7 @@ BodyResult Answer::Result(const absl::Status& sent) {
   result_.verdict = BodyVerdict::kFailed;
   if (failure != HttpFailure::kNone && failure != HttpFailure::kInvalidUrl) {
     result_.verdict = BodyVerdict::kTryAgain;
-    result_.reason = FailureReason(failure);
+    result_.reason = HttpFailureName(failure);
   }
   return std::move(result_);
 }

@@ -246,7 +246,7 @@ absl::Status HubClient::Rep::Offline() const {
 bool HubClient::Rep::SetAside(const std::string& endpoint, const absl::Status& why) {
   if (!endpoints.SetAside(endpoint)) return false;
   LogWarning("hub_endpoint_set_aside", {{"endpoint", UrlForLog(endpoint)}, {"error", why}});
-  if (options.on_detour) options.on_detour("mirror");
+  if (options.on_retry) options.on_retry("mirror");
   return true;
 }
 
@@ -255,7 +255,7 @@ void HubClient::Rep::OnPause(const RequestBudget::Bucket& bucket, milliseconds w
                            {"kind", bucket.kind == HubRequestKind::kApi ? "api" : "resolvers"},
                            {"credential", bucket.credential},
                            {"seconds", std::chrono::duration<double>(wait).count()}});
-  if (options.on_detour) options.on_detour("rate_limit");
+  if (options.on_retry) options.on_retry("rate_limit");
 }
 
 absl::Status HubClient::Rep::AskEndpoints(const Call& call,
@@ -319,6 +319,7 @@ absl::Status HubClient::Rep::Retry(const Call& call, const std::function<HubFail
     LogInfo("hub_request_failed", {{"error", failure.status},
                                    {"retry", retries + 1},
                                    {"wait_seconds", std::chrono::duration<double>(wait).count()}});
+    if (options.on_retry) options.on_retry(failure.reason);
     if (!clock.Sleep(wait, call.stop)) return absl::CancelledError("stopped");
   }
 }

@@ -57,9 +57,10 @@ class HubClient {
     std::chrono::milliseconds connect_timeout{10'000};
     std::chrono::milliseconds first_byte_timeout{30'000};
     std::chrono::milliseconds backoff_base{500};  // doubled each time, full jitter, at most 30 s
-    // For a metric: "rate_limit" once for each pause that a server asked for, "mirror" when an
-    // endpoint was set aside.
-    std::function<void(std::string_view reason)> on_detour;
+    // For a metric, from any thread: why a request is made again ("status_503", "cut", ...);
+    // "rate_limit" once for each pause that a server asked for; "mirror" when an endpoint was set
+    // aside.
+    std::function<void(std::string_view reason)> on_retry;
   };
 
   HubClient(const Options& options, Clock& clock);

@@ -57,7 +57,8 @@ HubFailure Unhealthy(const HttpResponse& response, const std::string& who,
               who + " answered " + std::to_string(response.status) + " for " + Subject(subject),
               wait.value_or(kRetryAfter)),
           .retry = IsRetryable(response.status),
-          .wait = wait};
+          .wait = wait,
+          .reason = "status_" + std::to_string(response.status)};
 }
 
 // The number after `name=` in a header such as `"resolvers";r=0;t=12`.
@@ -168,7 +169,8 @@ HubFailure TransferFailure(const absl::Status& status, const HubSubject& subject
                             Subject(subject) + ": " + std::string(status.message()), kRetryAfter),
       .retry = retry,
       .unreachable = kind == HttpFailure::kResolve || kind == HttpFailure::kConnect ||
-                     kind == HttpFailure::kTls};
+                     kind == HttpFailure::kTls,
+      .reason = std::string(HttpFailureName(kind))};
 }
 
 HubFailure NonsenseAnswer(std::string_view what, const HubSubject& subject, bool retry) {
@@ -176,7 +178,8 @@ HubFailure NonsenseAnswer(std::string_view what, const HubSubject& subject, bool
               Reason::kHubUnavailable,
               UrlForLog(subject.endpoint) + " " + std::string(what) + " for " + Subject(subject),
               kRetryAfter),
-          .retry = retry};
+          .retry = retry,
+          .reason = "nonsense"};
 }
 
 }  // namespace modeld

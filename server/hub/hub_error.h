@@ -26,6 +26,7 @@ struct HubFailure {
   bool retry = false;                             // the same request may succeed later
   bool unreachable = false;                       // nobody answered: no host, no connection, no TLS
   std::optional<std::chrono::milliseconds> wait;  // what the server asked for
+  std::string reason;                             // for a metric: "status_503", "cut", "nonsense"
 };
 
 // An answer with a status of 400 or more from the hub's own origin (or one that it trusts).

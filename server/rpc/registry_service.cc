@@ -219,7 +219,8 @@ grpc::ServerUnaryReactor* RegistryService::CheckSpace(grpc::CallbackServerContex
                                            .cache_path = request->cache_path(),
                                            .hf_path = request->hf_path(),
                                            .revision = request->revision(),
-                                           .estimated_size_mb = request->estimated_size_mb()},
+                                           .estimated_size_mb = request->estimated_size_mb(),
+                                           .token_credential = request->token_credential()},
                                           {}));
     *response = ToProto(check);
     return absl::OkStatus();

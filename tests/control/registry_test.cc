@@ -290,6 +290,10 @@ TEST_F(RegistryTest, ACredentialNamesTheTokenThatOpensTheRepository) {
   EXPECT_THAT(missing, HasReasonOf(Reason::kHubAccessDenied));
   EXPECT_THAT(std::string(missing.message()), HasSubstr("\"nobody\" is not in"));
   EXPECT_THAT(RegisterStatus(with_credential), IsOk());
+  const auto space =
+      registry().CheckSpace({.hf_path = "org/private", .token_credential = "team"}, {});
+  ASSERT_THAT(space, IsOk());
+  EXPECT_GT(space->required_bytes, 0);
 
   EXPECT_EQ(RunSql(url_, "SELECT token_credential FROM modelregistry"), "team\n");
   EXPECT_EQ(RunSql(url_, "SELECT count(*) FROM modelregistry m WHERE m::text LIKE '%hf_team%'"),

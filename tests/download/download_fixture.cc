@@ -26,7 +26,11 @@ Downloader::Downloader(FakeHub& hub, const DownloadPool::Options& options, Clock
     : client({.endpoint = hub.url(),
               .token = std::string(kToken),
               .retries_max = 2,
-              .backoff_base = milliseconds(10)},
+              .backoff_base = milliseconds(10),
+              .on_retry =
+                  [this](std::string_view reason) {
+                    metrics.download_retries.Add({{"reason", std::string(reason)}}).Increment();
+                  }},
              clock),
       pool(options, client, metrics, clock) {}
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from conftest import TINY
-from peers import Hub, eventually
+from peers import BIN, Hub, eventually
 from proxy import Proxy
 from rpc import Refusal
 
@@ -42,7 +42,10 @@ def test_a_gated_repository_opens_with_the_credential_of_its_model(make_daemon, 
             daemon.register("odd", REPO, token_credential="../team")
         assert refused.value.fields[0].startswith("token_credential")
 
-        daemon.register("gated", REPO, token_credential="team")
+        command = [str(BIN / "modelctl"), "--server", daemon.grpc_address, "register", "gated", REPO]
+        made = subprocess.run([*command, "--token-credential", "team"], capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+        assert any(line.split() == ["token_credential", "team"] for line in made.stdout.splitlines())
         daemon.succeed(daemon.load("gated"))
 
         assert daemon.model("gated")["token_credential"] == "team"

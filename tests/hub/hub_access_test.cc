@@ -27,7 +27,9 @@ using testing::Field;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
+using testing::Pair;
 using testing::SizeIs;
+using testing::UnorderedElementsAre;
 
 constexpr char kNobody[] = "http://127.0.0.1:1";
 const HubRepo kRepo{"acme/tiny"};
@@ -47,7 +49,7 @@ class HubAccessTest : public testing::Test {
             .mirrors = {{.url = mirror_.url() + "/", .send_token = send_token}},
             .retries_max = 2,
             .first_byte_timeout = milliseconds(500),
-            .on_detour = [this](std::string_view reason) { ++detours_[std::string(reason)]; }};
+            .on_retry = [this](std::string_view reason) { ++retries_[std::string(reason)]; }};
   }
   absl::Status Resolve(HubClient& client, const HubRepo& repo = kRepo) {
     return client.ResolveRevision(repo, "main", {}, {}).status();
@@ -56,7 +58,7 @@ class HubAccessTest : public testing::Test {
   FakeHub hub_;
   FakeHub mirror_;
   TempDir folder_;
-  std::map<std::string, int> detours_;
+  std::map<std::string, int> retries_;
   FakeClock clock_;
 };
 
@@ -71,7 +73,7 @@ TEST_F(HubAccessTest, AMirrorAnswersForAHubThatIsNotReached) {
   EXPECT_EQ(*client.ReadRange(kRepo, *commit, "model.safetensors", 0, 100, {}, {}), "weights");
 
   EXPECT_THAT(clock_.slept(), IsEmpty()) << "nobody there is no reason to wait";
-  EXPECT_EQ(detours_["mirror"], 1);
+  EXPECT_EQ(retries_["mirror"], 1);
 }
 
 TEST_F(HubAccessTest, AMirrorGetsTheTokenOnlyWhenItsEntrySaysSo) {
@@ -103,6 +105,7 @@ TEST_F(HubAccessTest, AFailingHubIsLeftAloneForAMinute) {
 
   EXPECT_THAT(Resolve(client), IsOk());
   EXPECT_THAT(hub_.Requests(), SizeIs(3)) << "retries come first";
+  EXPECT_THAT(retries_, UnorderedElementsAre(Pair("status_503", 2), Pair("mirror", 1)));
   EXPECT_THAT(Resolve(client), IsOk());
   EXPECT_THAT(hub_.Requests(), SizeIs(3));
   EXPECT_EQ(client.AddressOf(kRepo, "main", "f").endpoint, mirror_.url());
@@ -226,13 +229,13 @@ TEST_F(HubAccessTest, TheLastRequestOfAWindowIsTheLast) {
   ASSERT_THAT(Resolve(client), IsOk());
 
   EXPECT_THAT(clock_.slept(), ElementsAre(seconds(21)));
-  EXPECT_EQ(detours_["rate_limit"], 1);
+  EXPECT_EQ(retries_["rate_limit"], 1);
 }
 
 TEST_F(HubAccessTest, ManyThreadsStayWithinOneQuota) {
   hub_.Set(R"({"quotas":{"api":6,"window_s":1}})");
   HubClient::Options options = Options(hub_.url());
-  options.on_detour = nullptr;
+  options.on_retry = nullptr;
   HubClient client(options, Clock::Real());
   {
     std::vector<std::jthread> threads;
