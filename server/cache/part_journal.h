@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/base/file.h"
 
 namespace modeld {
 
@@ -29,16 +31,51 @@ struct PartJournal {
   std::vector<ByteRange> done;
   std::vector<ByteRange> durable;
   std::string boot_id;
-  std::string sha256_state;  // of the bytes [0, sha256_offset); empty: none
-  int64_t sha256_offset = 0;
+  // A digest's state after the bytes [0, offset); empty: none.
+  struct DigestState {
+    std::string state;
+    int64_t offset = 0;
 
-  // The ranges to believe in now: `done` or, after a restart of the machine, `durable`.
+    bool operator==(const DigestState&) const = default;
+  };
+  DigestState digest;          // of bytes that are `done`
+  DigestState durable_digest;  // of bytes that are `durable`
+
+  // The ranges to believe in now: `done` or, after a restart of the machine, `durable`; and the
+  // digest of them.
   const std::vector<ByteRange>& Trusted() const;
+  const DigestState& TrustedDigest() const;
+
+ private:
+  bool OfThisBoot() const;
 };
 
-// Replaces the journal at `path` by temporary name and rename. Without `durable` nothing is synced:
-// good against the end of the process.
+// kQuick syncs nothing: good against the end of the process. kDurable is on the disk when it
+// returns.
 enum class JournalWrite { kQuick, kDurable };
+
+// Writes one journal again and again. The file has two places and each write goes to the older one,
+// with a checksum: so a write that was torn, by whatever, leaves the one before it, and no write
+// needs a new file. A journal of more ranges than have room names the first of them. One thread at
+// a time; whoever writes it holds the blob's lock or has a part name of his own.
+class JournalFile {
+ public:
+  explicit JournalFile(std::string path) : path_(std::move(path)) {}
+
+  absl::Status Write(const PartJournal& journal, JournalWrite mode);
+  // Unlinks it; the next Write() makes it anew.
+  void Remove();
+
+ private:
+  absl::Status Open();
+
+  const std::string path_;
+  UniqueFd fd_;
+  uint64_t sequence_ = 0;
+  bool name_synced_ = false;
+};
+
+// One write to the journal at `path`.
 absl::Status WritePartJournal(const std::string& path, const PartJournal& journal,
                               JournalWrite mode);
 

@@ -38,7 +38,7 @@ struct Config {
     std::string ca_file;
   };
   struct Download {
-    int64_t workers = 8;  // files in flight
+    int64_t workers = 24;  // connections at most
     int64_t stall_seconds = 20;
     int64_t give_up_seconds = 600;
   };

@@ -125,7 +125,7 @@ void AddWorkKeys(std::vector<ConfigKey>& keys) {
   using Download = Config::Download;
   using Engine = Config::Engine;
   keys.push_back({"download", "workers", At<&Config::download, &Download::workers>,
-                  "Files that are downloaded at once.", 1, 256});
+                  "Connections of all downloads together, at most.", 1, 256});
   keys.push_back({"download", "stall_seconds", At<&Config::download, &Download::stall_seconds>,
                   "A connection that brings nothing for so long is cut and tried again.", 1, 3600});
   keys.push_back({"download", "give_up_seconds", At<&Config::download, &Download::give_up_seconds>,

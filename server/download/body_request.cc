@@ -50,15 +50,21 @@ std::optional<ContentRange> ParseContentRange(std::string_view header) {
   return out;
 }
 
+using Take = std::function<absl::Status(std::span<const char>)>;
+using SteadyClock = std::chrono::steady_clock;
+
+// Fewer bytes per second than this, for as long as a stall may last, are one.
+constexpr double kStallRate = 1024;
+
 // Reads one answer. On one worker's stack.
 class Answer {
  public:
-  Answer(const BodyRequest& request, PartFile& part) : request_(request), part_(part) {}
+  Answer(const BodyRequest& request, const Take& take) : request_(request), take_(take) {}
 
-  // Decides whether the body is ours. An error here only ends the transfer; result() has the
+  // Decides whether the body is ours. An error here only ends the transfer; Result() has the
   // reason.
   absl::Status OnHeaders(const HttpResponse& response);
-  absl::Status OnBody(std::span<const char> data, const std::function<void(int64_t)>& on_bytes);
+  absl::Status OnBody(std::span<const char> data);
   // What it all came to, `sent` being the status of the exchange.
   BodyResult Result(const absl::Status& sent);
 
@@ -67,15 +73,20 @@ class Answer {
   absl::Status TakeWhole(const HttpResponse& response);
   // Keeps the verdict; what is still to come is read over.
   void Decide(BodyVerdict verdict, std::string_view reason, const std::string& message);
-  absl::Status Nonsense(const std::string& message);
+  absl::Status Nonsense(std::string_view reason, const std::string& message);
+  int64_t left() const { return request_.range.end - request_.range.begin - result_.taken_bytes; }
+  bool CountPace(int64_t bytes);
 
   const BodyRequest& request_;
-  PartFile& part_;
+  const Take& take_;
   BodyResult result_;
-  bool take_ = false;
+  bool ours_ = false;
   bool decided_ = false;
-  int64_t skip_ = 0;       // bytes of the body that the part has already
+  int64_t skip_ = 0;       // bytes of the body that nobody asked for
   int64_t read_over_ = 0;  // bytes of an error page
+  SteadyClock::time_point waiting_since_ = SteadyClock::now();
+  SteadyClock::duration waited_{0};  // for the bytes below
+  int64_t waited_bytes_ = 0;
 };
 
 void Answer::Decide(BodyVerdict verdict, std::string_view reason, const std::string& message) {
@@ -86,8 +97,8 @@ void Answer::Decide(BodyVerdict verdict, std::string_view reason, const std::str
 }
 
 // The connection is of no more use: who knows what follows.
-absl::Status Answer::Nonsense(const std::string& message) {
-  Decide(BodyVerdict::kTryAgain, "bad_range", message);
+absl::Status Answer::Nonsense(std::string_view reason, const std::string& message) {
+  Decide(BodyVerdict::kTryAgain, reason, message);
   return absl::AbortedError("the body is not wanted");
 }
 
@@ -114,56 +125,73 @@ absl::Status Answer::OnHeaders(const HttpResponse& response) {
 absl::Status Answer::TakePartial(const HttpResponse& response) {
   const auto header = response.Header("Content-Range");
   const auto range = header ? ParseContentRange(*header) : std::nullopt;
-  if (!range || range->begin != part_.received()) {
-    return Nonsense(
-        absl::StrCat("answered 206 for other bytes than those from ", part_.received(), " on"));
+  if (!range || range->begin != request_.range.begin) {
+    return Nonsense("bad_range", absl::StrCat("answered 206 for other bytes than those from ",
+                                              request_.range.begin, " on"));
   }
-  if (range->total >= 0 && range->total != part_.size_bytes()) {
-    return Nonsense(
-        absl::StrCat("has ", range->total, " bytes where the hub lists ", part_.size_bytes()));
+  if (range->total >= 0 && range->total != request_.size_bytes) {
+    return Nonsense("bad_range", absl::StrCat("has ", range->total, " bytes where the hub lists ",
+                                              request_.size_bytes));
   }
-  take_ = true;
+  ours_ = true;
   return absl::OkStatus();
 }
 
 absl::Status Answer::TakeWhole(const HttpResponse& response) {
   const auto length = response.ContentLength();
-  skip_ = part_.received();
-  result_.range_ignored = skip_ > 0 && !request_.without_range;
-  take_ = true;
-  if (length && *length > part_.size_bytes()) {
-    return Nonsense(
-        absl::StrCat("has ", *length, " bytes where the hub lists ", part_.size_bytes()));
+  if (length && *length > request_.size_bytes) {
+    return Nonsense("bad_range", absl::StrCat("has ", *length, " bytes where the hub lists ",
+                                              request_.size_bytes));
   }
+  const bool whole = request_.range == ByteRange{0, request_.size_bytes};
+  if (!whole && !request_.without_range) {
+    return Nonsense("range_ignored", "answered 200 to a range");
+  }
+  skip_ = request_.range.begin;
+  ours_ = true;
   return absl::OkStatus();
 }
 
-absl::Status Answer::OnBody(std::span<const char> data,
-                            const std::function<void(int64_t)>& on_bytes) {
+// False when almost nothing comes. The time that the taker needs does not count.
+bool Answer::CountPace(int64_t bytes) {
+  waited_ += SteadyClock::now() - waiting_since_;
+  waited_bytes_ += bytes;
+  if (waited_ < request_.stall_timeout) return true;
+  const bool enough = static_cast<double>(waited_bytes_) >=
+                      kStallRate * std::chrono::duration<double>(waited_).count();
+  waited_ = SteadyClock::duration(0);
+  waited_bytes_ = 0;
+  return enough;
+}
+
+absl::Status Answer::OnBody(std::span<const char> data) {
   const auto n = static_cast<int64_t>(data.size());
-  if (!take_ || decided_) {
+  if (!ours_ || decided_) {
     read_over_ += n;
     return read_over_ <= kErrorBodyMax ? absl::OkStatus() : absl::AbortedError("a long error page");
   }
-  on_bytes(n);
+  if (!CountPace(n)) return Nonsense("slow", "sends almost nothing");
   const int64_t over = std::min(skip_, n);
   skip_ -= over;
+  result_.skipped_bytes += over;
   data = data.subspan(static_cast<size_t>(over));
-  if (static_cast<int64_t>(data.size()) > part_.size_bytes() - part_.received()) {
-    return Nonsense(absl::StrCat("sends more than the ", part_.size_bytes(), " bytes listed"));
+  if (static_cast<int64_t>(data.size()) > left()) {
+    return Nonsense("bad_range",
+                    absl::StrCat("sends more than the bytes up to ", request_.range.end));
   }
-  result_.body_bytes += static_cast<int64_t>(data.size());
-  return part_.Append(data);
+  result_.taken_bytes += static_cast<int64_t>(data.size());
+  const absl::Status taken = take_(data);
+  waiting_since_ = SteadyClock::now();
+  return taken;
 }
 
 BodyResult Answer::Result(const absl::Status& sent) {
   if (decided_) return std::move(result_);
   if (sent.ok()) {
-    if (part_.whole()) {
+    if (left() == 0) {
       result_.verdict = BodyVerdict::kWhole;
     } else {
-      Decide(BodyVerdict::kTryAgain, "short",
-             absl::StrCat("ended ", part_.size_bytes() - part_.received(), " bytes early"));
+      Decide(BodyVerdict::kTryAgain, "short", absl::StrCat("ended ", left(), " bytes early"));
     }
     return std::move(result_);
   }
@@ -179,20 +207,22 @@ BodyResult Answer::Result(const absl::Status& sent) {
 
 }  // namespace
 
-BodyResult FetchBody(HttpClient& http, const BodyRequest& request, PartFile& part,
-                     const std::function<void(int64_t)>& on_bytes, std::stop_token stop) {
+BodyResult FetchBody(HttpClient& http, const BodyRequest& request, const Take& take,
+                     std::stop_token stop) {
   HttpRequest get;
   get.url = request.url;
   get.bearer_token = request.bearer_token;
   get.connect_timeout = request.connect_timeout;
   get.stall_timeout = request.stall_timeout;
-  if (part.received() > 0 && !request.without_range) {
-    get.headers.emplace_back("Range", absl::StrCat("bytes=", part.received(), "-"));
+  const bool whole = request.range == ByteRange{0, request.size_bytes};
+  if (!whole && !request.without_range) {
+    get.headers.emplace_back(
+        "Range", absl::StrCat("bytes=", request.range.begin, "-", request.range.end - 1));
   }
-  Answer answer(request, part);
+  Answer answer(request, take);
   const absl::StatusOr<HttpResponse> sent = http.Send(
       get, [&](const HttpResponse& response) { return answer.OnHeaders(response); },
-      [&](std::span<const char> data) { return answer.OnBody(data, on_bytes); }, std::move(stop));
+      [&](std::span<const char> data) { return answer.OnBody(data); }, std::move(stop));
   return answer.Result(sent.status());
 }
 

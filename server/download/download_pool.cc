@@ -1,116 +1,220 @@
 #include "server/download/download_pool.h"
 
 #include <algorithm>
-#include <set>
+#include <atomic>
+#include <cstdlib>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "server/base/log.h"
 #include "server/base/mutex.h"
 #include "server/base/status.h"
 #include "server/core/reason.h"
 #include "server/curl/http_client.h"
+#include "server/download/connection_target.h"
+#include "server/download/download_queue.h"
 #include "server/download/file_download.h"
-#include "server/download/host_slots.h"
 #include "server/download/rate_limit.h"
 #include "server/download/retry.h"
 
 namespace modeld {
 namespace {
 
-// A waiting file. Its stop callback locks the pool's mutex, and its end waits for a callback that
-// runs: so a job is never destroyed with that mutex held.
-struct Job {
-  FileDownload file;
-  DownloadPool::Done done;
-  int64_t age = 0;  // order of Submit
-  std::unique_ptr<std::stop_callback<std::function<void()>>> on_stop;
-};
-
-struct FirstServed {
-  bool operator()(const std::unique_ptr<Job>& a, const std::unique_ptr<Job>& b) const {
-    return std::pair(-a->file.priority, a->age) < std::pair(-b->file.priority, b->age);
-  }
-};
+// What a connection gathers before it writes: it stays in the second level cache from libcurl's
+// copy over write to digest.
+constexpr size_t kBufferBytes = 256 << 10;
+constexpr size_t kBufferAlignment = 4096;
+// How often retries, paces and the number of connections are looked at while files are fetched.
+constexpr std::chrono::milliseconds kTick{20};
+constexpr std::chrono::milliseconds kSyncTick{500};
+// Large files that are begun at once, before it is known whether more connections help.
+constexpr int kFirstConnections = 4;
 
 absl::Status Stopped() { return absl::CancelledError("the download was stopped"); }
+
+// One connection's buffer, made when it is needed first.
+class Buffer {
+ public:
+  ~Buffer() { std::free(data_); }
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  std::span<char> Get() {
+    if (data_ == nullptr) {
+      data_ = static_cast<char*>(std::aligned_alloc(kBufferAlignment, kBufferBytes));
+    }
+    MODELD_CHECK(data_ != nullptr, "no memory for 256 KiB");
+    return {data_, kBufferBytes};
+  }
+
+ private:
+  char* data_ = nullptr;
+};
 
 }  // namespace
 
 struct DownloadPool::Rep {
   Rep(const Options& pool_options, HubClient& pool_hub, Metrics& pool_metrics, Clock& pool_clock)
       : options(pool_options),
-        hub(pool_hub),
         metrics(pool_metrics),
         clock(pool_clock),
         pauses(pool_clock),
         limit(pool_clock),
+        tools{.hub = pool_hub,
+              .pauses = pauses,
+              .limit = limit,
+              .metrics = pool_metrics,
+              .clock = pool_clock,
+              .options = options,
+              .received_bytes = received_bytes},
         connections_max(pool_options.workers) {}
 
   void Work();
-  // Answers for files that are stopped while all workers are busy with others.
-  void SettleStopped();
-  void Run(Job& job, HttpClient& http);
-  std::unique_ptr<Job> Next();
-  std::vector<std::unique_ptr<Job>> TakeStopped();
+  void Tend();
+  void SyncBehind(std::stop_token stop);
+  std::optional<DownloadStep> Next();
+  void Run(const DownloadStep& step, HttpClient* http, Buffer* buffer);
+  // What a step came to; with a value the job is settled with it.
+  std::optional<absl::StatusOr<FileResult>> Do(const DownloadStep& step, HttpClient* http,
+                                               Buffer* buffer);
+  std::optional<absl::StatusOr<FileResult>> Open(QueuedFile& job);
+  std::optional<absl::StatusOr<FileResult>> Failed(QueuedFile& job, const absl::Status& status);
+  void Settle(const QueuedFile& job, const absl::StatusOr<FileResult>& result);
   void Shutdown();
+  DownloadQueue::Limits LimitsNow() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void Adapt(std::chrono::steady_clock::time_point now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void ShowQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   const Options options;
-  HubClient& hub;
   Metrics& metrics;
   Clock& clock;
   HostPauses pauses;
-  HostSlots slots;
   RateLimit limit;
-  std::stop_source stop_all;
+  std::atomic<int64_t> received_bytes{0};
+  const DownloadTools tools;
 
   Mutex mutex;
-  CondVar work;     // waiting grew, a connection became free, or closed
-  CondVar stopped;  // any_stopped, or closed
-  std::set<std::unique_ptr<Job>, FirstServed> waiting ABSL_GUARDED_BY(mutex);
+  CondVar work;  // a step may have come up, or closed
+  CondVar tend;  // a file came, one was stopped, or closed
+  DownloadQueue queue ABSL_GUARDED_BY(mutex);
+  ConnectionTarget target ABSL_GUARDED_BY(mutex);
   int64_t next_age ABSL_GUARDED_BY(mutex) = 0;
   int connections_max ABSL_GUARDED_BY(mutex);
-  int connections ABSL_GUARDED_BY(mutex) = 0;  // at work
-  bool any_stopped ABSL_GUARDED_BY(mutex) = false;
+  int per_host_max ABSL_GUARDED_BY(mutex) = 0;
   bool closed ABSL_GUARDED_BY(mutex) = false;
 
   std::vector<std::jthread> threads;  // last, so that they end before what they use
 };
 
-std::unique_ptr<Job> DownloadPool::Rep::Next() {
+DownloadQueue::Limits DownloadPool::Rep::LimitsNow() {
+  return {.connections = connections_max, .per_host = per_host_max, .large = target.level()};
+}
+
+void DownloadPool::Rep::ShowQueue() {
+  metrics.download_queue_length.Set(static_cast<double>(queue.waiting()));
+  metrics.download_active.Set(static_cast<double>(queue.active().size()));
+}
+
+std::optional<DownloadStep> DownloadPool::Rep::Next() {
   MutexLock lock(mutex);
-  while ((waiting.empty() || connections >= connections_max) && !closed) work.Wait(mutex);
-  if (waiting.empty()) return nullptr;
-  ++connections;
-  std::unique_ptr<Job> job = std::move(waiting.extract(waiting.begin()).value());
-  metrics.download_queue_length.Set(static_cast<double>(waiting.size()));
-  return job;
+  while (!closed) {
+    const bool limited = limit.bytes_per_second() > 0;
+    std::optional<DownloadStep> step = queue.Next(LimitsNow(), limited, clock.Steady());
+    if (step) {
+      ShowQueue();
+      work.NotifyOne();  // there may be another one
+      return step;
+    }
+    work.Wait(mutex);
+  }
+  return std::nullopt;
 }
 
 void DownloadPool::Rep::Work() {
-  HttpClient http(hub.options().http);
-  while (std::unique_ptr<Job> job = Next()) {
-    Run(*job, http);
-    MutexLock lock(mutex);
-    --connections;
-    work.NotifyOne();
-  }
+  HttpClient http(tools.hub.options().http);
+  Buffer buffer;
+  while (const std::optional<DownloadStep> step = Next()) Run(*step, &http, &buffer);
 }
 
-void DownloadPool::Rep::Run(Job& job, HttpClient& http) {
-  std::stop_source stop;
-  const auto request_stop = [&] { stop.request_stop(); };
-  absl::StatusOr<FileResult> result = Stopped();
+void DownloadPool::Rep::Run(const DownloadStep& step, HttpClient* http, Buffer* buffer) {
+  const std::optional<absl::StatusOr<FileResult>> result = Do(step, http, buffer);
   {
-    const std::stop_callback of_job(job.file.stop, request_stop);
-    const std::stop_callback of_pool(stop_all.get_token(), request_stop);
-    if (!stop.stop_requested()) {
-      metrics.download_active.Increment();
-      result = DownloadFile(job.file, {hub, http, pauses, slots, limit, metrics, clock, options},
-                            stop.get_token());
-      metrics.download_active.Decrement();
+    MutexLock lock(mutex);
+    const auto now = clock.Steady();
+    queue.End(step, result.has_value(), now);
+    if (step.segment && step.segment->refused && queue.busy_large() > 0) target.OnRefused(now);
+    ShowQueue();
+    tend.NotifyOne();
+  }
+  if (result) Settle(*step.job, *result);
+}
+
+std::optional<absl::StatusOr<FileResult>> DownloadPool::Rep::Do(const DownloadStep& step,
+                                                                HttpClient* http, Buffer* buffer) {
+  QueuedFile& job = *step.job;
+  switch (step.kind) {
+    case DownloadStep::Kind::kOpen:
+      return Open(job);
+    case DownloadStep::Kind::kLocate:
+      return Failed(job, job.transfer->Locate());
+    case DownloadStep::Kind::kFetch:
+      return Failed(job, job.transfer->Fetch(*http, buffer->Get(), *step.segment));
+    case DownloadStep::Kind::kFinish: {
+      const absl::StatusOr<bool> published = job.transfer->Finish();
+      if (!published.ok() || !*published) return Failed(job, published.status());
+      return FileResult{.received_bytes = job.transfer->received_bytes()};
+    }
+    case DownloadStep::Kind::kClose: {
+      if (job.transfer) job.transfer->Close();
+      MutexLock lock(mutex);
+      return job.failed.ok() ? Stopped() : job.failed;
     }
   }
+  return std::nullopt;
+}
+
+std::optional<absl::StatusOr<FileResult>> DownloadPool::Rep::Open(QueuedFile& job) {
+  if (!job.transfer) {
+    auto transfer = std::make_unique<FileTransfer>(job.file, tools, job.stop.get_token());
+    MutexLock lock(mutex);
+    job.transfer = std::move(transfer);
+  }
+  const absl::StatusOr<FileTransfer::Opened> opened = job.transfer->Open();
+  if (!opened.ok()) return Failed(job, opened.status());
+  if (*opened == FileTransfer::Opened::kPresent) {
+    job.transfer->Close();
+    return FileResult{.present = true};
+  }
+  MutexLock lock(mutex);
+  job.open = *opened == FileTransfer::Opened::kReady;
+  job.not_before = clock.Steady() + FileTransfer::kLockPoll;
+  return std::nullopt;
+}
+
+// Ends the file, unless `status` is OK or all can be begun anew. It is settled by a step of its
+// own, once no connection is at work on it.
+std::optional<absl::StatusOr<FileResult>> DownloadPool::Rep::Failed(QueuedFile& job,
+                                                                    const absl::Status& status) {
+  if (status.ok()) return std::nullopt;
+  const bool anew = job.transfer->Reopens(status);
+  {
+    MutexLock lock(mutex);
+    if (anew) {
+      job.open = false;
+      job.not_before = clock.Steady();
+    } else if (job.failed.ok() && !job.stop.stop_requested()) {
+      job.failed = status;
+    }
+    for (const auto& segment : job.segments) segment->stop.request_stop();
+  }
+  if (!anew) job.stop.request_stop();
+  return std::nullopt;
+}
+
+void DownloadPool::Rep::Settle(const QueuedFile& job, const absl::StatusOr<FileResult>& result) {
   if (!absl::IsCancelled(result.status())) {
     const char* outcome = !result.ok() ? "failed" : result->present ? "present" : "fetched";
     metrics.download_files.Add({{"model", job.file.model_name}, {"result", outcome}}).Increment();
@@ -118,33 +222,72 @@ void DownloadPool::Rep::Run(Job& job, HttpClient& http) {
   job.done(result);
 }
 
-std::vector<std::unique_ptr<Job>> DownloadPool::Rep::TakeStopped() {
-  std::vector<std::unique_ptr<Job>> out;
-  MutexLock lock(mutex);
-  while (!any_stopped && !closed) stopped.Wait(mutex);
-  any_stopped = false;
-  for (auto it = waiting.begin(); it != waiting.end();) {
-    const auto at = it++;
-    if ((*at)->file.stop.stop_requested()) out.push_back(std::move(waiting.extract(at).value()));
-  }
-  metrics.download_queue_length.Set(static_cast<double>(waiting.size()));
-  return out;
+void DownloadPool::Rep::Adapt(std::chrono::steady_clock::time_point now) {
+  DownloadQueue::Limits more = LimitsNow();
+  more.large = options.workers;
+  target.Tick(now, {.bytes = received_bytes.load(std::memory_order_relaxed),
+                    .busy = queue.busy_large(),
+                    .base = std::min(queue.large_files(), kFirstConnections),
+                    .max = std::max(1, connections_max),
+                    .hungry = queue.HasStep(more, now),
+                    .limited = limit.bytes_per_second() > 0});
 }
 
-void DownloadPool::Rep::SettleStopped() {
-  while (!stop_all.stop_requested()) {
-    for (const std::unique_ptr<Job>& job : TakeStopped()) job->done(Stopped());
+// Settles files that are stopped while the workers are busy with others, and looks at the time.
+void DownloadPool::Rep::Tend() {
+  while (true) {
+    std::vector<DownloadStep> stopped;
+    {
+      MutexLock lock(mutex);
+      if (closed && queue.empty()) return;
+      if (queue.empty()) {
+        tend.Wait(mutex);
+      } else {
+        tend.WaitFor(mutex, kTick);
+      }
+      const auto now = clock.Steady();
+      stopped = queue.TakeStopped(now);
+      queue.Sample(now);
+      Adapt(now);
+      queue.Preempt(LimitsNow(), now);
+      work.NotifyOne();
+    }
+    for (const DownloadStep& step : stopped) Run(step, nullptr, nullptr);
+  }
+}
+
+// Keeps what the journals promise after a loss of power close to what was written, beside the
+// connections: a sync may take long.
+void DownloadPool::Rep::SyncBehind(std::stop_token stop) {
+  while (Clock::Real().Sleep(kSyncTick, stop)) {
+    std::vector<std::shared_ptr<QueuedFile>> jobs;
+    {
+      MutexLock lock(mutex);
+      for (const auto& job : queue.active()) {
+        if (job->open) jobs.push_back(job);
+      }
+    }
+    for (const auto& job : jobs) {
+      if (absl::Status synced = job->transfer->SyncIfDue(); !synced.ok()) {
+        LogWarning("part_not_synced", {{"path", job->file.file.path}, {"error", synced}});
+        Failed(*job, synced);
+      }
+    }
   }
 }
 
 void DownloadPool::Rep::Shutdown() {
-  stop_all.request_stop();
+  std::vector<std::shared_ptr<QueuedFile>> jobs;
   {
     MutexLock lock(mutex);
     closed = true;
+    jobs = queue.All();
     work.NotifyAll();
-    stopped.NotifyAll();
+    tend.NotifyAll();
   }
+  for (const auto& job : jobs) job->stop.request_stop();
+  for (std::jthread& thread : threads) thread.request_stop();
+  jobs.clear();
   threads.clear();
 }
 
@@ -152,55 +295,44 @@ DownloadPool::DownloadPool(const Options& options, HubClient& hub, Metrics& metr
     : rep_(std::make_unique<Rep>(options, hub, metrics, clock)) {
   Rep* rep = rep_.get();
   for (int i = 0; i < options.workers; ++i) rep->threads.emplace_back([rep] { rep->Work(); });
-  rep->threads.emplace_back([rep] { rep->SettleStopped(); });
+  rep->threads.emplace_back([rep] { rep->Tend(); });
+  rep->threads.emplace_back([rep](std::stop_token stop) { rep->SyncBehind(std::move(stop)); });
 }
 
-// Workers take what still waits, find the pool stopped, and say so to each file's owner.
-DownloadPool::~DownloadPool() {
-  rep_->Shutdown();
-  std::set<std::unique_ptr<Job>, FirstServed> left;
-  {
-    MutexLock lock(rep_->mutex);
-    left.swap(rep_->waiting);
-  }
-  for (const std::unique_ptr<Job>& job : left) job->done(Stopped());
-}
+DownloadPool::~DownloadPool() { rep_->Shutdown(); }
 
 absl::Status DownloadPool::Submit(FileDownload file, Done done) {
-  auto job = std::make_unique<Job>();
+  auto job = std::make_shared<QueuedFile>();
   job->file = std::move(file);
   job->done = std::move(done);
   Rep* rep = rep_.get();
-  const std::stop_token stop = job->file.stop;
   // Made before the job is in the queue, so that nobody else touches it then.
-  job->on_stop = std::make_unique<std::stop_callback<std::function<void()>>>(stop, [rep] {
-    MutexLock lock(rep->mutex);
-    rep->any_stopped = true;
-    rep->stopped.NotifyOne();
-  });
+  job->on_stop = std::make_unique<std::stop_callback<std::function<void()>>>(
+      job->file.stop, [rep, raw = job.get()] {
+        raw->stop.request_stop();
+        MutexLock lock(rep->mutex);
+        rep->tend.NotifyOne();
+      });
   // `job` outlives the lock when it is refused.
   MutexLock lock(rep->mutex);
-  if (static_cast<int64_t>(rep->waiting.size()) >= rep->options.files_max) {
+  if (rep->queue.waiting() >= rep->options.files_max) {
     return Error(Reason::kQueueFull,
-                 std::to_string(rep->waiting.size()) + " files wait for a download already");
+                 std::to_string(rep->queue.waiting()) + " files wait for a download already");
   }
   job->age = rep->next_age++;
-  rep->waiting.insert(std::move(job));
-  rep->metrics.download_queue_length.Set(static_cast<double>(rep->waiting.size()));
+  rep->queue.Add(job);
+  rep->ShowQueue();
   rep->work.NotifyOne();
-  if (stop.stop_requested()) {
-    rep->any_stopped = true;
-    rep->stopped.NotifyOne();
-  }
+  rep->tend.NotifyOne();
   return absl::OkStatus();
 }
 
 void DownloadPool::SetLimits(const Limits& limits) {
   rep_->limit.Set(limits.bytes_per_second);
-  rep_->slots.SetLimit(limits.connections_per_host);
   MutexLock lock(rep_->mutex);
   const int workers = rep_->options.workers;
   rep_->connections_max = limits.connections > 0 ? std::min(limits.connections, workers) : workers;
+  rep_->per_host_max = limits.connections_per_host;
   rep_->work.NotifyAll();
 }
 

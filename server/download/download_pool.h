@@ -32,7 +32,7 @@ struct FileDownload {
   std::shared_ptr<RateLimit> limit;  // beside the pool's; null: none
   std::stop_token stop;
   // Bytes of the file that are on disk; fewer than before only when wrong bytes were thrown away.
-  // From a worker, no lock held.
+  // From a worker, one call at a time.
   std::function<void(int64_t bytes_done, FileState state)> on_progress;
 };
 
@@ -42,17 +42,18 @@ struct FileResult {
   int64_t received_bytes = 0;  // of bodies, over all attempts of this call
 };
 
-// Runs many FileDownloads, never more than Options::workers at once, by priority and then by age.
-// Bytes that reached the disk outlive a failed or cancelled download; the next one goes on there.
-// A worker is a thread with an HTTP client of its own. One libcurl multi handle for all of them
-// would put every copy, digest and write on one thread, which is then the limit: 520 MB/s with one
-// core busy against up to 1,150 MB/s with threads (measured, 4 x 1 GB with SHA-256 over loopback).
-// One connection for each file; PartFile and its journal speak of ranges, so that more can follow.
-// Thread-safe. The destructor cancels what is left and waits for the workers.
+// Runs many FileDownloads over at most Options::workers connections, by priority, then shared
+// fairly between models, then by age. Bytes that reached the disk outlive a failed or cancelled
+// download; the next one goes on there. A worker is a thread with an HTTP client of its own. One
+// libcurl multi handle for all of them would put every copy, digest and write on one thread, which
+// is then the limit: 520 MB/s with one core busy against up to 1,150 MB/s with threads (measured,
+// 4 x 1 GB with SHA-256 over loopback). Large files are fetched in segments by as many connections
+// as help (ConnectionTarget); a small one is one request. Waiting for a lock, a retry or a busy
+// host occupies no connection. Thread-safe. The destructor cancels what is left and waits.
 class DownloadPool {
  public:
   struct Options {
-    int workers = 8;                                   // threads, hence files in flight
+    int workers = 24;                                  // threads, hence connections
     int64_t files_max = 200'000;                       // waiting; Submit() refuses more
     std::chrono::milliseconds stall_timeout{20'000};   // no byte for so long: new connection
     std::chrono::milliseconds give_up_after{600'000};  // without any progress on a file

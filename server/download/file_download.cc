@@ -3,10 +3,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstdint>
+#include <cstring>
 #include <filesystem>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -17,19 +15,14 @@
 #include "server/base/random.h"
 #include "server/base/status.h"
 #include "server/cache/cache_error.h"
-#include "server/cache/repo_cache.h"
 #include "server/core/reason.h"
 #include "server/curl/url.h"
-#include "server/download/body_request.h"
-#include "server/download/part_file.h"
 
 namespace modeld {
 namespace {
 
 using std::chrono::milliseconds;
 
-// How often a lock that another process holds is asked for: what huggingface_hub does.
-constexpr milliseconds kLockPoll{50};
 constexpr int kRedirectsMax = 20;
 // Times in a row that storage may refuse a URL fresh from the hub.
 constexpr int kRefusalsMax = 5;
@@ -40,83 +33,95 @@ constexpr int kAttemptsAtOnePlace = 4;
 constexpr int64_t kGoodProgress = 1 << 20;
 // The digest is wrong: fetched once more from nothing, then given up.
 constexpr int kFetchesMax = 2;
+// The folder was removed under us: so often all is begun anew.
+constexpr int kRunsMax = 3;
+// What a slow connection has gathered is written after so long.
+constexpr milliseconds kGatherTime{500};
+constexpr int64_t kHashTurn = 4 << 20;
 
-// One call of DownloadFile. On one worker's stack.
-class Download {
+std::string HostOf(const std::string& origin) {
+  const size_t at = origin.find("://");
+  return at == std::string::npos ? origin : origin.substr(at + 3);
+}
+
+}  // namespace
+
+// What one connection has received and not yet written.
+class FileTransfer::Gathered {
  public:
-  Download(const FileDownload& job, const DownloadTools& tools, std::stop_token stop)
-      : job_(job),
-        tools_(tools),
-        stop_(std::move(stop)),
-        repo_(job.cache_path, job.repo_id),
-        hub_repo_{job.repo_id, job.token_credential} {}
+  Gathered(FileTransfer& transfer, PartFile& part, std::span<char> buffer, int64_t offset,
+           std::string origin)
+      : transfer_(transfer),
+        part_(part),
+        buffer_(buffer),
+        offset_(offset),
+        origin_(std::move(origin)) {}
 
-  absl::StatusOr<FileResult> Run();
+  absl::Status Add(std::span<const char> data) {
+    while (!data.empty()) {
+      const size_t n = std::min(data.size(), buffer_.size() - size_);
+      std::memcpy(buffer_.data() + size_, data.data(), n);
+      size_ += n;
+      data = data.subspan(n);
+      if (size_ == buffer_.size()) RETURN_IF_ERROR(Write());
+    }
+    const bool old = std::chrono::steady_clock::now() - written_at_ >= kGatherTime;
+    return old ? Write() : absl::OkStatus();
+  }
+
+  absl::Status Write() {
+    written_at_ = std::chrono::steady_clock::now();
+    if (size_ == 0) return absl::OkStatus();
+    const auto size = static_cast<int64_t>(std::exchange(size_, 0));
+    const absl::StatusOr<int64_t> written =
+        part_.Write(offset_, buffer_.first(static_cast<size_t>(size)));
+    offset_ += size;
+    transfer_.Count(origin_, size, written.value_or(0), written.ok() ? "refetched" : "unwritten");
+    written_ += written.value_or(0);
+    if (written.ok()) transfer_.Report(FileState::kDownloading);
+    return written.status();
+  }
+
+  int64_t written() const { return written_; }
 
  private:
-  absl::StatusOr<FileResult> RunOnce();
-  absl::Status AcquireLock();
-  int64_t BytesOfOthers() const;
-  absl::StatusOr<std::string> FetchUntilRight();
-  absl::Status FetchUntilWhole();
-  absl::Status Locate();
-  absl::Status Follow(const BodyResult& result);
-  absl::Status Refused(const BodyResult& result);
-  absl::Status PauseAfter(const BodyResult& result);
-  BodyResult FetchOnce();
-  void CountWire(int64_t bytes);
-  void Report(FileState state);
-  absl::Status Cancelled() const { return absl::CancelledError("the download was stopped"); }
-  absl::Status DiskError(const absl::Status& status) const;
-
-  const FileDownload& job_;
-  const DownloadTools& tools_;
-  const std::stop_token stop_;
-  const RepoCache repo_;
-  const HubRepo hub_repo_;
-
-  std::optional<FileLock> lock_;
-  std::unique_ptr<PartFile> part_;
-  std::string part_path_;
-  std::string url_;         // where the body is; empty: not known (any more)
-  std::string endpoint_;    // of the hub, that named url_
-  bool asked_hub_ = false;  // url_ came from HubClient::Locate
-  int redirects_ = 0;
-  int refusals_ = 0;
-  int bad_ranges_ = 0;
-  int attempts_ = 0;  // in a row without progress
-  std::chrono::steady_clock::time_point progress_at_;
-  int64_t counted_wire_ = 0;  // received, of that counted by the metric
-  int64_t received_total_ = 0;
-  int64_t counted_written_ = 0;  // of the part, by the metric
+  FileTransfer& transfer_;
+  PartFile& part_;
+  const std::span<char> buffer_;
+  int64_t offset_;
+  const std::string origin_;
+  size_t size_ = 0;
+  int64_t written_ = 0;
+  std::chrono::steady_clock::time_point written_at_ = std::chrono::steady_clock::now();
 };
 
-absl::Status Download::DiskError(const absl::Status& status) const {
-  const int64_t missing = job_.file.size_bytes - (part_ ? part_->written() : 0);
+FileTransfer::FileTransfer(const FileDownload& job, const DownloadTools& tools,
+                           std::stop_token stop)
+    : job_(job),
+      tools_(tools),
+      stop_(std::move(stop)),
+      repo_(job.cache_path, job.repo_id),
+      hub_repo_{job.repo_id, job.token_credential},
+      lock_waited_since_(tools.clock.Steady()),
+      progress_at_(tools.clock.Steady()) {}
+
+std::shared_ptr<PartFile> FileTransfer::part() const {
+  MutexLock lock(mutex_);
+  return part_;
+}
+
+absl::Status FileTransfer::DiskError(const absl::Status& status) const {
+  const std::shared_ptr<PartFile> part = this->part();
+  const int64_t missing = job_.file.size_bytes - (part ? part->written() : 0);
   return CacheError(status, job_.cache_path, missing);
 }
 
-// Python's cache commands remove whole folders under us (hub-protocol.md 9.6): then all is made
-// again.
-absl::StatusOr<FileResult> Download::Run() {
-  constexpr int kRunsMax = 3;
-  progress_at_ = tools_.clock.Steady();
-  for (int run = 1;; ++run) {
-    absl::StatusOr<FileResult> result = RunOnce();
-    const bool removed = absl::IsNotFound(result.status()) && ReasonOf(result.status()).empty();
-    if (!removed || run == kRunsMax) return result;
-    LogWarning("part_removed", {{"repo", job_.repo_id}, {"error", result.status()}});
-    part_.reset();
-    lock_.reset();
-    url_.clear();
-  }
-}
-
-absl::StatusOr<FileResult> Download::RunOnce() {
+absl::StatusOr<FileTransfer::Opened> FileTransfer::Open() {
   RETURN_IF_ERROR(repo_.Prepare(job_.commit));
-  if (repo_.HasBlob(job_.file)) return FileResult{.present = true};
-  RETURN_IF_ERROR(AcquireLock());
-  if (repo_.HasBlob(job_.file)) return FileResult{.present = true};
+  if (repo_.HasBlob(job_.file)) return Opened::kPresent;
+  ASSIGN_OR_RETURN(const bool go_on, Lock());
+  if (!go_on) return Opened::kLocked;
+  if (repo_.HasBlob(job_.file)) return Opened::kPresent;
 
   // Without the lock another process may be at work on the common name: a name of our own keeps
   // both right, and the rename decides.
@@ -128,56 +133,48 @@ absl::StatusOr<FileResult> Download::RunOnce() {
   absl::StatusOr<std::unique_ptr<PartFile>> part =
       PartFile::Open(part_path_, job_.file, tools_.clock);
   if (!part.ok()) return DiskError(part.status());
-  part_ = *std::move(part);
-  counted_written_ = part_->written();
-  Report(FileState::kDownloading);
-
-  const absl::StatusOr<std::string> digest = FetchUntilRight();
-  if (!digest.ok()) {
-    if (!lock_) {
-      part_->Remove();
-    } else if (absl::Status kept = part_->Keep(); !kept.ok()) {
-      LogWarning("part_not_kept", {{"blob", job_.file.blob}, {"error", kept}});
-    }
-    CountWire(0);
-    return digest.status();
+  if ((*part)->reused() > 0) {
+    tools_.metrics.download_reused_bytes.Add({{"model", job_.model_name}, {"source", "resume"}})
+        .Increment(static_cast<double>((*part)->reused()));
   }
-  CountWire(0);
-  RETURN_IF_ERROR(repo_.PublishBlob(job_.file.blob, part_path_));
-  part_->RemoveJournal();
-  Report(FileState::kDone);
-  return FileResult{.present = false, .received_bytes = received_total_};
+  {
+    MutexLock lock(mutex_);
+    part_ = *std::move(part);
+    progress_at_ = tools_.clock.Steady();
+  }
+  Report(FileState::kDownloading);
+  return Opened::kReady;
 }
 
-// Held: lock_ is set. Not had within lock_wait_max of no progress by its holder: OK without it,
-// since on some network filesystems a lock outlives its process (hub-protocol.md 2.6).
-absl::Status Download::AcquireLock() {
-  const std::string path = repo_.LockPath(job_.file.blob);
-  auto waited_since = tools_.clock.Steady();
-  int64_t seen_bytes = -1;
-  while (true) {
-    absl::StatusOr<FileLock> lock = FileLock::TryAcquire(path);
-    if (lock.ok()) {
-      lock_.emplace(*std::move(lock));
-      return absl::OkStatus();
-    }
-    if (!absl::IsUnavailable(lock.status())) return DiskError(lock.status());
-    if (seen_bytes < 0) LogInfo("blob_locked", {{"blob", job_.file.blob}, {"repo", job_.repo_id}});
-    if (const int64_t bytes = BytesOfOthers(); bytes != seen_bytes) {
-      seen_bytes = bytes;
-      waited_since = tools_.clock.Steady();
-    }
-    if (tools_.clock.Steady() - waited_since >= tools_.options.lock_wait_max) {
-      LogWarning("blob_lock_given_up", {{"blob", job_.file.blob}, {"repo", job_.repo_id}});
-      return absl::OkStatus();
-    }
-    if (!tools_.clock.Sleep(kLockPoll, stop_)) return Cancelled();
-    if (repo_.HasBlob(job_.file)) return absl::OkStatus();
+// True with the lock, and also without it when it was not had within lock_wait_max of no progress
+// by its holder: on some network filesystems a lock outlives its process (hub-protocol.md 2.6).
+absl::StatusOr<bool> FileTransfer::Lock() {
+  absl::StatusOr<FileLock> lock = FileLock::TryAcquire(repo_.LockPath(job_.file.blob));
+  if (lock.ok()) {
+    lock_.emplace(*std::move(lock));
+    return true;
   }
+  if (!absl::IsUnavailable(lock.status())) return DiskError(lock.status());
+  const Time now = tools_.clock.Steady();
+  if (others_bytes_ < 0) {
+    LogInfo("blob_locked", {{"blob", job_.file.blob}, {"repo", job_.repo_id}});
+    Report(FileState::kPending);
+  }
+  // Reading a large folder 20 times a second would cost more than it tells.
+  if (others_bytes_ < 0 || now - others_seen_at_ >= tools_.options.lock_wait_max / 20) {
+    others_seen_at_ = now;
+    if (const int64_t bytes = BytesOfOthers(); bytes != others_bytes_) {
+      others_bytes_ = bytes;
+      lock_waited_since_ = now;
+    }
+  }
+  if (now - lock_waited_since_ < tools_.options.lock_wait_max) return false;
+  LogWarning("blob_lock_given_up", {{"blob", job_.file.blob}, {"repo", job_.repo_id}});
+  return true;
 }
 
 // What the holder of the lock has written so far: its temporary file begins with the blob's name.
-int64_t Download::BytesOfOthers() const {
+int64_t FileTransfer::BytesOfOthers() const {
   int64_t bytes = 0;
   std::error_code error;
   for (std::filesystem::directory_iterator it(repo_.blobs_path(), error), end; !error && it != end;
@@ -191,219 +188,296 @@ int64_t Download::BytesOfOthers() const {
   return bytes;
 }
 
-absl::StatusOr<std::string> Download::FetchUntilRight() {
-  std::string digest;
-  for (int fetch = 0; fetch < kFetchesMax; ++fetch) {
-    RETURN_IF_ERROR(FetchUntilWhole());
-    Report(FileState::kVerifying);
-    absl::StatusOr<std::string> finished = part_->Finish();
-    if (!finished.ok()) return DiskError(finished.status());
-    digest = *std::move(finished);
-    tools_.metrics.verify_duration_seconds.Observe(
-        std::chrono::duration<double>(part_->hash_time()).count());
-    if (digest == job_.file.blob) return digest;
-    LogWarning("blob_digest_wrong", {{"repo", job_.repo_id},
-                                     {"path", job_.file.path},
-                                     {"expected", job_.file.blob},
-                                     {"got", digest}});
-    tools_.metrics.download_retries.Add({{"reason", "digest"}}).Increment();
-    if (absl::Status restarted = part_->Restart(); !restarted.ok()) return DiskError(restarted);
-    counted_written_ = 0;
-    tools_.hub.SetAside(endpoint_);
-    url_.clear();
-  }
-  return Error(Reason::kDigestMismatch,
-               absl::StrCat(job_.file.path, " of ", job_.repo_id, " came twice with the digest ",
-                            digest, " where the hub lists ", job_.file.blob),
-               {{"path", job_.file.path}, {"expected", job_.file.blob}, {"actual", digest}});
+bool FileTransfer::needs_place() const {
+  MutexLock lock(mutex_);
+  return place_.url.empty();
 }
 
-absl::Status Download::FetchUntilWhole() {
-  while (!part_->whole()) {
-    if (url_.empty()) {
-      const absl::Status located = Locate();
-      const auto retry_after = DetailsOf(located).retry_after;
-      if (HasReason(located, Reason::kHubUnavailable) && retry_after) {
-        RETURN_IF_ERROR(PauseAfter(
-            {.status = located, .reason = "hub_unavailable", .retry_after = retry_after}));
-        continue;
-      }
-      RETURN_IF_ERROR(located);
-    }
-    const int64_t before = part_->received();
-    const BodyResult result = FetchOnce();
-    if (stop_.stop_requested()) return Cancelled();
-    if (part_->received() > before) {
-      progress_at_ = tools_.clock.Steady();
-      attempts_ = refusals_ = bad_ranges_ = 0;
-    }
-    switch (result.verdict) {
-      case BodyVerdict::kWhole:
-        break;
-      case BodyVerdict::kRedirect:
-        RETURN_IF_ERROR(Follow(result));
-        break;
-      case BodyVerdict::kGone:
-        RETURN_IF_ERROR(Refused(result));
-        break;
-      case BodyVerdict::kTryAgain:
-        bad_ranges_ += result.reason == "bad_range" ? 1 : 0;
-        RETURN_IF_ERROR(PauseAfter(result));
-        break;
-      case BodyVerdict::kFailed:
-        return DiskError(result.status);
-    }
-  }
+std::string FileTransfer::origin() const {
+  MutexLock lock(mutex_);
+  return place_.origin;
+}
+
+FileTransfer::Time FileTransfer::ready_at() const {
+  MutexLock lock(mutex_);
+  return std::max(not_before_, tools_.pauses.Until(place_.origin));
+}
+
+bool FileTransfer::sequential() const {
+  MutexLock lock(mutex_);
+  return without_range_;
+}
+
+bool FileTransfer::whole() const {
+  const std::shared_ptr<PartFile> part = this->part();
+  return part && part->whole();
+}
+
+std::vector<ByteRange> FileTransfer::Missing() const {
+  const std::shared_ptr<PartFile> part = this->part();
+  return part ? part->Missing() : std::vector<ByteRange>{{0, job_.file.size_bytes}};
+}
+
+absl::Status FileTransfer::SyncIfDue() {
+  const std::shared_ptr<PartFile> part = this->part();
+  return part ? part->SyncIfDue() : absl::OkStatus();
+}
+
+absl::Status FileTransfer::SetPlace(const std::string& url, const std::string& endpoint) {
+  absl::StatusOr<std::string> origin = UrlOrigin(url);
+  if (!origin.ok()) return Error(Reason::kInvalidRepository, Name() + " is at no URL");
+  place_ = {
+      .url = url, .origin = *std::move(origin), .endpoint = endpoint, .number = place_.number + 1};
   return absl::OkStatus();
 }
 
 // LFS files are asked of the hub, whose answer names their storage; small files are at their own
 // address, which saves a request for each of them.
-absl::Status Download::Locate() {
-  redirects_ = 0;
-  if (!job_.file.lfs && !asked_hub_ && refusals_ == 0) {
-    const FileLocation address = tools_.hub.AddressOf(hub_repo_, job_.commit, job_.file.path);
-    url_ = address.url;
-    endpoint_ = address.endpoint;
-    return absl::OkStatus();
+absl::Status FileTransfer::Locate() {
+  {
+    MutexLock lock(mutex_);
+    redirects_ = 0;
+    if (!job_.file.lfs && !asked_hub_ && refusals_ == 0) {
+      const FileLocation address = tools_.hub.AddressOf(hub_repo_, job_.commit, job_.file.path);
+      return SetPlace(address.url, address.endpoint);
+    }
   }
-  ASSIGN_OR_RETURN(const FileLocation location,
-                   tools_.hub.Locate(hub_repo_, job_.commit, job_.file.path, {}, stop_));
-  if (location.etag != job_.file.blob || location.size_bytes != job_.file.size_bytes) {
-    return Error(Reason::kInvalidRepository,
-                 absl::StrCat(job_.file.path, " of ", job_.repo_id, " is ", location.etag, " with ",
-                              location.size_bytes, " bytes, but listed as ", job_.file.blob,
-                              " with ", job_.file.size_bytes));
+  const absl::StatusOr<FileLocation> location =
+      tools_.hub.Locate(hub_repo_, job_.commit, job_.file.path, {}, stop_);
+  MutexLock lock(mutex_);
+  // Without a time to come back there is no use in waiting: the hub's client is offline.
+  if (HasReason(location.status(), Reason::kHubUnavailable) &&
+      DetailsOf(location.status()).retry_after) {
+    // The hub's client has waited for what the hub asked for.
+    return PauseAfter({.status = location.status(), .reason = "hub_unavailable"});
   }
-  url_ = location.url;
-  endpoint_ = location.endpoint;
+  RETURN_IF_ERROR(location.status());
+  if (location->etag != job_.file.blob || location->size_bytes != job_.file.size_bytes) {
+    return Error(
+        Reason::kInvalidRepository,
+        absl::StrCat(Name(), " is ", location->etag, " with ", location->size_bytes,
+                     " bytes, but listed as ", job_.file.blob, " with ", job_.file.size_bytes));
+  }
   asked_hub_ = true;
-  return absl::OkStatus();
+  return SetPlace(location->url, location->endpoint);
 }
 
-BodyResult Download::FetchOnce() {
-  const absl::StatusOr<std::string> origin = UrlOrigin(url_);
-  if (!origin.ok()) return {.verdict = BodyVerdict::kFailed, .status = origin.status()};
-  if (!tools_.pauses.Wait(*origin, stop_) || !tools_.slots.Take(*origin, stop_)) {
-    return {.verdict = BodyVerdict::kFailed, .status = Cancelled()};
-  }
+absl::Status FileTransfer::Fetch(HttpClient& http, std::span<char> buffer, Segment& segment) {
+  const std::shared_ptr<PartFile> part = this->part();
+  if (!part) return absl::OkStatus();  // another connection found it removed
+  Place place;
   BodyRequest request;
-  request.url = url_;
-  // By the origin alone, whatever a redirect or a header says.
-  absl::StatusOr<std::string> token = tools_.hub.TokenFor(hub_repo_, url_);
-  if (!token.ok()) return {.verdict = BodyVerdict::kFailed, .status = token.status()};
-  request.bearer_token = *std::move(token);
-  if (absl::Status turn = tools_.hub.WaitForTurn(hub_repo_, url_, stop_); !turn.ok()) {
-    return {.verdict = BodyVerdict::kFailed, .status = turn};
+  {
+    MutexLock lock(mutex_);
+    place = place_;
+    request.without_range = without_range_;
   }
-  request.on_headers = [this](const HttpResponse& response) {
-    tools_.hub.Heed(hub_repo_, url_, response);
-  };
+  if (place.url.empty()) return absl::OkStatus();  // another connection found it gone meanwhile
+  request.url = place.url;
+  // By the origin alone, whatever a redirect or a header says.
+  ASSIGN_OR_RETURN(request.bearer_token, tools_.hub.TokenFor(hub_repo_, place.url));
   request.connect_timeout = tools_.hub.options().connect_timeout;
   request.stall_timeout = tools_.options.stall_timeout;
-  request.without_range = bad_ranges_ >= kBadRangesMax;
-  const auto on_bytes = [this](int64_t n) {
-    CountWire(n);
-    // A stop ends the transfer by itself.
-    if (tools_.limit.Wait(n, stop_) && job_.limit != nullptr) job_.limit->Wait(n, stop_);
+  request.range = segment.range;
+  request.size_bytes = job_.file.size_bytes;
+
+  const std::stop_callback of_file(stop_, [&segment] { segment.stop.request_stop(); });
+  const std::stop_token stop = segment.stop.get_token();
+  if (absl::Status turn = tools_.hub.WaitForTurn(hub_repo_, place.url, stop); !turn.ok()) {
+    return Judge({.verdict = BodyVerdict::kFailed, .status = turn}, place, segment);
+  }
+  request.on_headers = [&](const HttpResponse& response) {
+    tools_.hub.Heed(hub_repo_, place.url, response);
   };
-  BodyResult result = FetchBody(tools_.http, request, *part_, on_bytes, stop_);
-  tools_.slots.Release(*origin);
-  CountWire(0);  // while url_ still names the host
-  return result;
+  Gathered gathered(*this, *part, buffer, segment.range.begin, place.origin);
+  BodyResult result = FetchBody(
+      http, request,
+      [&](std::span<const char> data) {
+        const auto bytes = static_cast<int64_t>(data.size());
+        segment.received.fetch_add(bytes, std::memory_order_relaxed);
+        tools_.received_bytes.fetch_add(bytes, std::memory_order_relaxed);
+        const absl::Status added = gathered.Add(data);
+        // A stop ends the transfer by itself.
+        if (tools_.limit.Wait(bytes, stop) && job_.limit != nullptr) job_.limit->Wait(bytes, stop);
+        return added;
+      },
+      stop);
+  if (result.skipped_bytes > 0) Count(place.origin, result.skipped_bytes, 0, "refetched");
+  // What came stays, whatever ended it.
+  if (const absl::Status rest = gathered.Write(); !rest.ok()) {
+    result.verdict = BodyVerdict::kFailed;
+    result.status = rest;
+  }
+  segment.written = gathered.written();
+  return Judge(result, place, segment);
 }
 
-absl::Status Download::Follow(const BodyResult& result) {
+absl::Status FileTransfer::Judge(const BodyResult& result, const Place& place, Segment& segment) {
+  if (stop_.stop_requested()) return Cancelled();
+  if (result.verdict == BodyVerdict::kFailed) {
+    const bool ended_alone = segment.stop.stop_requested() && absl::IsCancelled(result.status);
+    return ended_alone ? absl::OkStatus() : DiskError(result.status);
+  }
+  MutexLock lock(mutex_);
+  if (segment.written > 0) {
+    progress_at_ = tools_.clock.Steady();
+    attempts_ = refusals_ = bad_ranges_ = 0;
+  }
+  // Of a place that another connection has given up already nothing more is to be learnt.
+  const bool current = place.number == place_.number && !place_.url.empty();
+  switch (result.verdict) {
+    case BodyVerdict::kRedirect:
+      return current ? Follow(result, place) : absl::OkStatus();
+    case BodyVerdict::kGone:
+      return current ? Refused(result) : absl::OkStatus();
+    case BodyVerdict::kTryAgain:
+      segment.refused = result.reason == "status_429" || result.reason == "status_503" ||
+                        result.reason == "connect";
+      bad_ranges_ += result.reason == "bad_range" ? 1 : 0;
+      without_range_ |= result.reason == "range_ignored" || bad_ranges_ >= kBadRangesMax;
+      return PauseAfter(result);
+    case BodyVerdict::kWhole:
+    case BodyVerdict::kFailed:
+      break;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileTransfer::Follow(const BodyResult& result, const Place& place) {
   if (++redirects_ > kRedirectsMax) {
     return Unavailable(Reason::kHubUnavailable,
-                       absl::StrCat(job_.file.path, " of ", job_.repo_id, ": more than ",
-                                    kRedirectsMax, " redirects"),
+                       absl::StrCat(Name(), ": more than ", kRedirectsMax, " redirects"),
                        milliseconds(30'000));
   }
-  absl::StatusOr<std::string> next = ResolveUrl(url_, result.location);
-  if (!next.ok()) {
-    return Error(Reason::kInvalidRepository,
-                 absl::StrCat(job_.file.path, " of ", job_.repo_id, " is redirected to no URL"));
-  }
-  url_ = *std::move(next);
-  return absl::OkStatus();
+  absl::StatusOr<std::string> next = ResolveUrl(place.url, result.location);
+  if (!next.ok()) return Error(Reason::kInvalidRepository, Name() + " is redirected to no URL");
+  return SetPlace(*next, place.endpoint);
 }
 
 // 4xx. A signed URL ends after an hour, so the hub is asked for a new one; it also knows the
 // precise reason (gated, gone, ...) when there is none.
-absl::Status Download::Refused(const BodyResult& result) {
+absl::Status FileTransfer::Refused(const BodyResult& result) {
   tools_.metrics.download_retries.Add({{"reason", result.reason}}).Increment();
-  bad_ranges_ += result.reason == "status_416" ? kBadRangesMax : 0;
-  url_.clear();
+  without_range_ |= result.reason == "status_416";
+  place_.url.clear();
   if (++refusals_ <= kRefusalsMax) {
-    if (refusals_ == 1) return absl::OkStatus();
-    const milliseconds wait = BackoffOf(refusals_, tools_.hub.options().backoff_base);
-    return tools_.clock.Sleep(wait, stop_) ? absl::OkStatus() : Cancelled();
+    if (refusals_ > 1) {
+      not_before_ = tools_.clock.Steady() + BackoffOf(refusals_, tools_.hub.options().backoff_base);
+    }
+    return absl::OkStatus();
   }
-  const std::string message = absl::StrCat(job_.file.path, " of ", job_.repo_id, ": ",
-                                           std::string(result.status.message()));
+  const std::string message = absl::StrCat(Name(), ": ", std::string(result.status.message()));
   if (result.reason == "status_401" || result.reason == "status_403") {
     return Error(Reason::kHubAccessDenied, message);
   }
   return Unavailable(Reason::kHubUnavailable, message, milliseconds(30'000));
 }
 
-absl::Status Download::PauseAfter(const BodyResult& result) {
+absl::Status FileTransfer::PauseAfter(const BodyResult& result) {
+  const Time now = tools_.clock.Steady();
   tools_.metrics.download_retries.Add({{"reason", result.reason}}).Increment();
-  LogDebug("body_again",
-           {{"path", job_.file.path}, {"reason", result.reason}, {"at", part_->received()}});
-  if (tools_.clock.Steady() - progress_at_ >= tools_.options.give_up_after) {
-    return Unavailable(Reason::kHubUnavailable,
-                       absl::StrCat(job_.file.path, " of ", job_.repo_id,
-                                    " made no progress: ", std::string(result.status.message())),
-                       result.retry_after.value_or(milliseconds(30'000)));
+  LogDebug("body_again", {{"path", job_.file.path}, {"reason", result.reason}});
+  if (now - progress_at_ >= tools_.options.give_up_after) {
+    return Unavailable(
+        Reason::kHubUnavailable,
+        absl::StrCat(Name(), " made no progress: ", std::string(result.status.message())),
+        result.retry_after.value_or(milliseconds(30'000)));
   }
-  if (result.retry_after) {
-    const absl::StatusOr<std::string> origin =
-        UrlOrigin(url_.empty() ? tools_.hub.options().endpoint : url_);
-    if (origin.ok()) tools_.pauses.Pause(*origin, *result.retry_after);
-  }
+  if (result.retry_after) tools_.pauses.Pause(place_.origin, *result.retry_after);
   // A new place may be better than one that fails again and again.
   const bool nobody_there = result.reason == "connect" || result.reason == "resolve";
   const bool often = ++attempts_ % kAttemptsAtOnePlace == 0;
-  const bool elsewhere = (often || nobody_there) && tools_.hub.SetAside(endpoint_);
-  if (often || elsewhere) url_.clear();
-  if (result.retry_after || result.body_bytes >= kGoodProgress) return absl::OkStatus();
-  const milliseconds wait = BackoffOf(attempts_ - 1, tools_.hub.options().backoff_base);
-  return tools_.clock.Sleep(wait, stop_) ? absl::OkStatus() : Cancelled();
+  const bool elsewhere = (often || nobody_there) && tools_.hub.SetAside(place_.endpoint);
+  if (often || elsewhere) place_.url.clear();
+  if (result.retry_after || result.taken_bytes >= kGoodProgress) return absl::OkStatus();
+  not_before_ = now + BackoffOf(attempts_ - 1, tools_.hub.options().backoff_base);
+  return absl::OkStatus();
 }
 
-// Bytes are counted by the MiB: looking up a series for each 16 KiB would cost more than the copy.
-void Download::CountWire(int64_t bytes) {
-  counted_wire_ += bytes;
-  received_total_ += bytes;
-  const int64_t written = part_->written();
-  if (written > counted_written_) {
-    tools_.metrics.download_bytes.Add({{"model", job_.model_name}, {"cache", job_.cache_name}})
-        .Increment(static_cast<double>(written - counted_written_));
-    counted_written_ = written;
-    Report(FileState::kDownloading);
+bool FileTransfer::Reopens(const absl::Status& error) {
+  if (!absl::IsNotFound(error) || !ReasonOf(error).empty()) return false;
+  MutexLock lock(mutex_);
+  if (!part_ && runs_ > 1) return true;  // another connection has seen it too
+  if (runs_ >= kRunsMax) return false;
+  ++runs_;
+  LogWarning("part_removed", {{"repo", job_.repo_id}, {"error", error}});
+  lock_.reset();
+  part_.reset();
+  place_.url.clear();
+  return true;
+}
+
+absl::StatusOr<bool> FileTransfer::Finish() {
+  const std::shared_ptr<PartFile> part = this->part();
+  Report(FileState::kVerifying);
+  while (part->hashed() < part->size_bytes()) {
+    if (stop_.stop_requested()) return Cancelled();
+    const int64_t before = part->hashed();
+    if (absl::Status hashed = part->HashBehind(kHashTurn); !hashed.ok()) return DiskError(hashed);
+    if (part->hashed() == before) return absl::DataLossError(part->path() + " lost its digest");
   }
-  constexpr int64_t kStep = 1 << 20;
-  if (counted_wire_ < kStep && bytes != 0) return;
-  const absl::StatusOr<std::string> origin = UrlOrigin(url_);
-  if (counted_wire_ == 0 || !origin.ok()) return;
-  const std::string host = origin->substr(origin->find("://") + 3);
-  tools_.metrics.download_wire_bytes.Add({{"model", job_.model_name}, {"host", host}})
-      .Increment(static_cast<double>(counted_wire_));
-  counted_wire_ = 0;
+  if (absl::Status synced = part->Sync(); !synced.ok()) return DiskError(synced);
+  const std::string digest = part->Digest();
+  tools_.metrics.verify_duration_seconds.Observe(
+      std::chrono::duration<double>(part->hash_time()).count());
+  if (digest == job_.file.blob) {
+    RETURN_IF_ERROR(repo_.PublishBlob(job_.file.blob, part_path_));
+    part->RemoveJournal();
+    Report(FileState::kDone);
+    return true;
+  }
+  LogWarning("blob_digest_wrong", {{"repo", job_.repo_id},
+                                   {"path", job_.file.path},
+                                   {"expected", job_.file.blob},
+                                   {"got", digest}});
+  tools_.metrics.download_retries.Add({{"reason", "digest"}}).Increment();
+  if (absl::Status restarted = part->Restart(); !restarted.ok()) return DiskError(restarted);
+  if (++fetches_ == kFetchesMax) {
+    return Error(Reason::kDigestMismatch,
+                 absl::StrCat(Name(), " came twice with the digest ", digest,
+                              " where the hub lists ", job_.file.blob),
+                 {{"path", job_.file.path}, {"expected", job_.file.blob}, {"actual", digest}});
+  }
+  MutexLock lock(mutex_);
+  tools_.hub.SetAside(place_.endpoint);
+  place_.url.clear();
+  return false;
 }
 
-void Download::Report(FileState state) {
+void FileTransfer::Close() {
+  const std::shared_ptr<PartFile> part = this->part();
+  if (part && !lock_) {
+    part->Remove();
+  } else if (part) {
+    const absl::Status kept = part->Keep();
+    if (!kept.ok()) LogWarning("part_not_kept", {{"blob", job_.file.blob}, {"error", kept}});
+  }
+  lock_.reset();
+}
+
+// Everything received was written or is counted as discarded.
+void FileTransfer::Count(const std::string& origin, int64_t received, int64_t written,
+                         const char* discarded_for) {
+  received_bytes_ += received;
+  tools_.metrics.download_wire_bytes.Add({{"model", job_.model_name}, {"host", HostOf(origin)}})
+      .Increment(static_cast<double>(received));
+  if (written > 0) {
+    tools_.metrics.download_bytes.Add({{"model", job_.model_name}, {"cache", job_.cache_name}})
+        .Increment(static_cast<double>(written));
+  }
+  if (received > written) {
+    tools_.metrics.download_discarded_bytes
+        .Add({{"model", job_.model_name}, {"reason", discarded_for}})
+        .Increment(static_cast<double>(received - written));
+  }
+}
+
+void FileTransfer::Report(FileState state) {
   if (!job_.on_progress) return;
-  job_.on_progress(state == FileState::kDone ? job_.file.size_bytes : part_->written(), state);
-}
-
-}  // namespace
-
-absl::StatusOr<FileResult> DownloadFile(const FileDownload& file, const DownloadTools& tools,
-                                        std::stop_token stop) {
-  return Download(file, tools, std::move(stop)).Run();
+  MutexLock lock(report_mutex_);
+  const std::shared_ptr<PartFile> part = this->part();
+  const int64_t bytes = part ? part->written() : 0;
+  job_.on_progress(state == FileState::kDone ? job_.file.size_bytes : bytes, state);
 }
 
 }  // namespace modeld

@@ -56,23 +56,13 @@ void HostPauses::Pause(const std::string& origin, milliseconds duration) {
   pause = std::max(pause, until);
 }
 
-bool HostPauses::Wait(const std::string& origin, std::stop_token stop) {
-  while (!stop.stop_requested()) {
-    const auto now = clock_.Steady();
-    std::chrono::steady_clock::time_point until;
-    {
-      MutexLock lock(mutex_);
-      const auto it = until_.find(origin);
-      if (it == until_.end()) return true;
-      if (it->second <= now) {
-        until_.erase(it);
-        return true;
-      }
-      until = it->second;
-    }
-    if (!clock_.Sleep(until - now, stop)) return false;
-  }
-  return false;
+std::chrono::steady_clock::time_point HostPauses::Until(const std::string& origin) {
+  MutexLock lock(mutex_);
+  const auto it = until_.find(origin);
+  if (it == until_.end()) return {};
+  if (it->second > clock_.Steady()) return it->second;
+  until_.erase(it);
+  return {};
 }
 
 }  // namespace modeld

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <map>
 #include <optional>
-#include <stop_token>
 #include <string>
 
 #include "server/base/clock.h"
@@ -27,8 +26,8 @@ class HostPauses {
   explicit HostPauses(Clock& clock) : clock_(clock) {}
 
   void Pause(const std::string& origin, std::chrono::milliseconds duration);
-  // Waits until nobody has `origin` paused any more; false when `stop` came first.
-  bool Wait(const std::string& origin, std::stop_token stop);
+  // Until when nobody may ask `origin`; some time in the past when everybody may.
+  std::chrono::steady_clock::time_point Until(const std::string& origin);
 
  private:
   Clock& clock_;

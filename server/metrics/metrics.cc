@@ -56,6 +56,10 @@ Metrics::Metrics()
                               "Files that ended as fetched, present or failed.")),
       download_retries(
           Counters(*registry, "modeld_download_retries_total", "Requests that were tried again.")),
+      download_discarded_bytes(Counters(*registry, "modeld_download_discarded_bytes_total",
+                                        "Body bytes received and not written.")),
+      download_reused_bytes(Counters(*registry, "modeld_download_reused_bytes_total",
+                                     "Bytes not fetched since they were there.")),
       download_active(Gauges(*registry, "modeld_download_active", "Files in flight.").Add({})),
       download_queue_length(
           Gauges(*registry, "modeld_download_queue_length", "Files that wait for a worker.")
@@ -113,8 +117,9 @@ std::string Metrics::Scrape() const {
 }
 
 void Metrics::ForgetModel(const std::string& model_name) {
-  for (auto* family : {&download_bytes, &download_wire_bytes, &download_files, &inference_requests,
-                       &inference_tokens}) {
+  for (auto* family :
+       {&download_bytes, &download_wire_bytes, &download_files, &download_discarded_bytes,
+        &download_reused_bytes, &inference_requests, &inference_tokens}) {
     Forget(*family, model_name);
   }
   for (auto* family : {&download_bytes_per_second, &download_remaining_bytes, &model_memory_bytes,

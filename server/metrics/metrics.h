@@ -31,6 +31,11 @@ struct Metrics {
   prometheus::Family<prometheus::Counter>& download_wire_bytes;  // model, host
   prometheus::Family<prometheus::Counter>& download_files;  // model, result: fetched|present|failed
   prometheus::Family<prometheus::Counter>& download_retries;  // reason
+  // Received and not written: with download_bytes it adds up to download_wire_bytes.
+  prometheus::Family<prometheus::Counter>&
+      download_discarded_bytes;  // model, reason: refetched|unwritten
+  // Not received since they were there.
+  prometheus::Family<prometheus::Counter>& download_reused_bytes;  // model, source: resume|blob
   prometheus::Gauge& download_active;
   prometheus::Gauge& download_queue_length;
   prometheus::Family<prometheus::Gauge>& download_bytes_per_second;      // model

@@ -67,7 +67,10 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         FaultCase{"CutAgainAndAgain", {R"({"kind":"cut","on":"cdn","bytes":700000})"}, kOk, "cut"},
         FaultCase{"CutAfterFewBytes", {R"({"kind":"cut","bytes":100,"times":3})"}, kOk, "cut"},
-        FaultCase{"CutBeforeTheHeaders", {R"({"kind":"cut","bytes":-1,"times":2})"}, kOk, "cut"},
+        FaultCase{"CutBeforeTheHeaders",
+                  {R"({"kind":"cut","on":"cdn","bytes":-1,"times":2})"},
+                  kOk,
+                  "cut"},
         FaultCase{"StallInTheBody",
                   {R"({"kind":"stall","on":"cdn","bytes":1500000,"times":2})"},
                   kOk,

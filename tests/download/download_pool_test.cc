@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <latch>
 #include <string>
 #include <utility>
@@ -80,7 +79,8 @@ TEST_F(DownloadPoolTest, HigherPriorityFirstThenAge) {
                                        }),
                 IsOk());
   };
-  // The one worker is held in its first file until the others wait.
+  // The one worker is held at the beginning of its first file until the others wait. What came
+  // later and is more urgent goes before that one too.
   FileDownload blocker = Job(listing, "blocker.bin");
   blocker.on_progress = [&, first = true](int64_t, FileState) mutable {
     if (!std::exchange(first, false)) return;
@@ -98,7 +98,7 @@ TEST_F(DownloadPoolTest, HigherPriorityFirstThenAge) {
   settled.wait();
 
   MutexLock lock(mutex);
-  EXPECT_THAT(order, ElementsAre("blocker.bin", "high.bin", "low.bin", "low2.bin"));
+  EXPECT_THAT(order, ElementsAre("high.bin", "blocker.bin", "low.bin", "low2.bin"));
 }
 
 TEST_F(DownloadPoolTest, AWaitingFileThatIsStoppedIsSettledWhileWorkersAreBusy) {
@@ -193,25 +193,9 @@ TEST_F(DownloadPoolTest, AHostHasNoMoreConnectionsThanItMay) {
   ExpectComplete(request.listing);
 }
 
-// Real time, but for the first sleep: then the download waits for the lock, and says so.
-class LockWatchingClock final : public Clock {
- public:
-  std::chrono::system_clock::time_point Now() override { return Clock::Real().Now(); }
-  std::chrono::steady_clock::time_point Steady() override { return Clock::Real().Steady(); }
-  bool Sleep(std::chrono::nanoseconds duration, std::stop_token stop) override {
-    if (!slept_.exchange(true)) first_sleep.count_down();
-    return Clock::Real().Sleep(duration, std::move(stop));
-  }
-  std::latch first_sleep{1};
-
- private:
-  std::atomic<bool> slept_{false};
-};
-
 TEST_F(DownloadPoolTest, ABlobThatAnotherProcessBringsIsNotFetched) {
   AddModel();
-  LockWatchingClock clock;
-  Downloader downloader(hub_, QuickOptions(), clock);
+  Downloader downloader(hub_);
   const RepoListing listing = downloader.List();
   FileDownload job = Job(listing, "model.safetensors");
   const RepoFile file = job.file;
@@ -219,6 +203,11 @@ TEST_F(DownloadPoolTest, ABlobThatAnotherProcessBringsIsNotFetched) {
   ASSERT_THAT(repo_.Prepare(listing.commit), IsOk());
   absl::StatusOr<FileLock> lock = FileLock::TryAcquire(repo_.LockPath(file.blob));
   ASSERT_THAT(lock, IsOk());
+  std::latch waits(1);
+  job.on_progress = [&, first = true](int64_t, FileState state) mutable {
+    EXPECT_EQ(state, FileState::kPending);
+    if (std::exchange(first, false)) waits.count_down();
+  };
   std::latch settled(1);
   absl::StatusOr<FileResult> outcome = absl::UnknownError("not called");
   ASSERT_THAT(downloader.pool.Submit(std::move(job),
@@ -227,7 +216,7 @@ TEST_F(DownloadPoolTest, ABlobThatAnotherProcessBringsIsNotFetched) {
                                        settled.count_down();
                                      }),
               IsOk());
-  clock.first_sleep.wait();
+  waits.wait();
 
   ASSERT_THAT(WriteFileAtomically(repo_.BlobPath(file.blob), TestBytes(3'333'333, 1)), IsOk());
   lock = absl::CancelledError("released");

@@ -4,10 +4,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "server/base/sha256.h"
 #include "server/cache/tree_size.h"
@@ -34,11 +37,21 @@ class PartFileTest : public testing::Test {
     EXPECT_THAT(part, IsOk());
     return part.ok() ? *std::move(part) : nullptr;
   }
-  // Appends content_[begin, end) in pieces as libcurl's.
+  // What a file's last steps come to.
+  static std::string Finish(PartFile& part) {
+    while (part.hashed() < part.size_bytes()) {
+      const int64_t before = part.hashed();
+      EXPECT_THAT(part.HashBehind(1 << 20), IsOk());
+      if (part.hashed() == before) return "no digest";
+    }
+    EXPECT_THAT(part.Sync(), IsOk());
+    return part.Digest();
+  }
+  // Writes content_[begin, end) in pieces as libcurl's.
   void Append(PartFile& part, int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; at += 16'384) {
       const auto n = static_cast<size_t>(std::min<int64_t>(16'384, end - at));
-      ASSERT_THAT(part.Append({content_.data() + at, n}), IsOk());
+      ASSERT_THAT(part.Write(at, {content_.data() + at, n}), IsOk());
     }
   }
   void ChangeJournal(const std::function<void(PartJournal&)>& change) {
@@ -57,40 +70,42 @@ class PartFileTest : public testing::Test {
 
 TEST_F(PartFileTest, TakesAWholeFile) {
   const auto part = Open();
-  EXPECT_EQ(part->received(), 0);
+  EXPECT_EQ(part->written(), 0);
 
   Append(*part, 0, kSize);
 
   EXPECT_TRUE(part->whole());
-  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_EQ(Finish(*part), file_.blob);
   EXPECT_EQ(*ReadFile(path_), content_);
 }
 
 TEST_F(PartFileTest, GoesOnAfterWhatWasKept) {
-  Append(*Open(), 0, 100'000);  // gathered only, and not kept: gone
+  Append(*Open(), 0, 100'000);  // less than a journal step, and not kept: gone
   {
     const auto part = Open();
-    EXPECT_EQ(part->received(), 0);
+    EXPECT_EQ(part->written(), 0);
     Append(*part, 0, 3'000'001);
     ASSERT_THAT(part->Keep(), IsOk());
   }
 
   const auto part = Open();
 
-  EXPECT_EQ(part->received(), 3'000'001);
+  EXPECT_EQ(part->written(), 3'000'001);
   Append(*part, 3'000'001, kSize);
-  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_EQ(Finish(*part), file_.blob);
 }
 
-// Without Keep(), as after kill -9: no more than a journal step and the gathered MiB are lost.
+// Without Keep(), as after kill -9: no more than a journal step is lost, of bytes and of the
+// digest.
 TEST_F(PartFileTest, LosesLittleWhenItIsNotKept) {
   Append(*Open(), 0, 4'900'000);
 
   const auto part = Open();
 
-  EXPECT_GE(part->received(), 4'900'000 - PartFile::kJournalStep - (1 << 20));
-  Append(*part, part->received(), kSize);
-  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_GE(part->written(), 4'900'000 - PartFile::kJournalStep - 16'384);
+  EXPECT_EQ(part->hashed(), part->written());
+  Append(*part, part->written(), kSize);
+  EXPECT_EQ(Finish(*part), file_.blob);
 }
 
 TEST_F(PartFileTest, AfterAMachineRestartOnlySyncedBytesCount) {
@@ -98,16 +113,103 @@ TEST_F(PartFileTest, AfterAMachineRestartOnlySyncedBytesCount) {
     const auto part = Open();
     Append(*part, 0, 2'500'000);  // past a journal step
     clock_.Advance(std::chrono::seconds(10));
-    Append(*part, 2'500'000, 4'300'000);  // the next journal is a synced one
+    ASSERT_THAT(part->SyncIfDue(), IsOk());
+    Append(*part, 2'500'000, 4'300'000);  // and these are not synced
     ASSERT_THAT(part->Keep(), IsOk());
   }
   ChangeJournal([](PartJournal& journal) { journal.boot_id = "before"; });
 
   const auto part = Open();
 
-  EXPECT_EQ(part->received(), 4 << 20);
-  Append(*part, part->received(), kSize);
-  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_EQ(part->written(), 2'500'000);
+  EXPECT_EQ(part->hashed(), 2'500'000);
+  Append(*part, part->written(), kSize);
+  EXPECT_EQ(Finish(*part), file_.blob);
+}
+
+// Bytes of several connections: the digest follows when the gap before them is closed.
+TEST_F(PartFileTest, TakesBytesInAnyOrderAndHashesEachOnce) {
+  const auto part = Open();
+  Append(*part, 3'000'000, kSize);
+  EXPECT_EQ(part->hashed(), 0);
+  Append(*part, 1'000'000, 2'000'000);
+  EXPECT_EQ(part->Missing(), (std::vector<ByteRange>{{0, 1'000'000}, {2'000'000, 3'000'000}}));
+
+  Append(*part, 0, 1'000'000);
+  EXPECT_GE(part->hashed(), 1'000'000);
+  Append(*part, 2'000'000, 3'000'000);
+
+  EXPECT_TRUE(part->whole());
+  EXPECT_EQ(Finish(*part), file_.blob);
+  EXPECT_EQ(part->hash_work(), kSize);
+}
+
+// Whoever brings a byte first has it: what is hashed already must not change under the digest.
+TEST_F(PartFileTest, AByteIsWrittenOnceOnly) {
+  const auto part = Open();
+  Append(*part, 0, 100'000);
+  const std::string wrong(100'000, 'x');
+
+  const absl::StatusOr<int64_t> taken = part->Write(0, wrong);
+
+  ASSERT_THAT(taken, IsOk());
+  EXPECT_EQ(*taken, 0);
+  Append(*part, 100'000, kSize);
+  EXPECT_EQ(Finish(*part), file_.blob);
+  EXPECT_EQ(*ReadFile(path_), content_);
+}
+
+TEST_F(PartFileTest, GoesOnWithHolesAndGivesTheirSpaceBack) {
+  {
+    const auto part = Open();
+    Append(*part, 0, 1'000'000);
+    Append(*part, 3'000'000, 4'000'000);
+    ASSERT_THAT(part->Keep(), IsOk());
+  }
+  EXPECT_LT(AllocatedBytes(path_), 2'100'000);
+
+  const auto part = Open();
+
+  EXPECT_EQ(part->reused(), 2'000'000);
+  EXPECT_EQ(part->hashed(), 1'000'000);
+  Append(*part, 4'000'000, kSize);
+  Append(*part, 1'000'000, 3'000'000);
+  EXPECT_EQ(Finish(*part), file_.blob);
+  EXPECT_EQ(part->hash_work(), kSize - 1'000'000);
+}
+
+// Four connections write pieces of one file at once, each piece two of them.
+TEST_F(PartFileTest, ManyThreadsMakeOneFile) {
+  const auto part = Open();
+  constexpr int64_t kPiece = 50'000;
+  std::atomic<int64_t> taken = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (int64_t thread = 0; thread < 4; ++thread) {
+      threads.emplace_back([&, thread] {
+        for (int64_t at = thread / 2 * kPiece; at < kSize; at += 2 * kPiece) {
+          const auto n = static_cast<size_t>(std::min(kPiece, kSize - at));
+          const absl::StatusOr<int64_t> wrote = part->Write(at, {content_.data() + at, n});
+          ASSERT_THAT(wrote, IsOk());
+          taken += *wrote;
+        }
+      });
+    }
+  }
+  EXPECT_EQ(taken, kSize);
+  EXPECT_TRUE(part->whole());
+  EXPECT_EQ(Finish(*part), file_.blob);
+  EXPECT_EQ(*ReadFile(path_), content_);
+}
+
+// A filesystem without room for the whole is not filled up to find that out.
+TEST_F(PartFileTest, MoreThanTheDiskHasTakesNothingOfIt) {
+  const RepoFile file{.path = "x", .size_bytes = int64_t{1} << 50, .blob = file_.blob, .lfs = true};
+
+  const auto part = PartFile::Open(path_, file, clock_);
+
+  EXPECT_THAT(part, StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(AllocatedBytes(path_), 0);
 }
 
 TEST_F(PartFileTest, AJournalOfAnotherFileIsNotBelieved) {
@@ -117,7 +219,7 @@ TEST_F(PartFileTest, AJournalOfAnotherFileIsNotBelieved) {
     ASSERT_THAT(part->Keep(), IsOk());
   }
   ChangeJournal([](PartJournal& journal) { journal.blob = std::string(64, '0'); });
-  EXPECT_EQ(Open()->received(), 0);
+  EXPECT_EQ(Open()->written(), 0);
 }
 
 TEST_F(PartFileTest, AJournalOfMoreThanTheFileHasIsNotBelieved) {
@@ -127,7 +229,7 @@ TEST_F(PartFileTest, AJournalOfMoreThanTheFileHasIsNotBelieved) {
     ASSERT_THAT(part->Keep(), IsOk());
   }
   std::filesystem::resize_file(path_, 1000);
-  EXPECT_EQ(Open()->received(), 0);
+  EXPECT_EQ(Open()->written(), 0);
 }
 
 TEST_F(PartFileTest, ADigestStateThatIsNoneIsComputedAnew) {
@@ -136,13 +238,13 @@ TEST_F(PartFileTest, ADigestStateThatIsNoneIsComputedAnew) {
     Append(*part, 0, 3'000'000);
     ASSERT_THAT(part->Keep(), IsOk());
   }
-  ChangeJournal([](PartJournal& journal) { journal.sha256_state = "zz"; });
+  ChangeJournal([](PartJournal& journal) { journal.digest.state = "zz"; });
 
   const auto part = Open();
 
-  EXPECT_EQ(part->received(), 3'000'000);
+  EXPECT_EQ(part->written(), 3'000'000);
   Append(*part, 3'000'000, kSize);
-  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_EQ(Finish(*part), file_.blob);
 }
 
 TEST_F(PartFileTest, AFileWithoutAJournalBeginsAnew) {
@@ -150,9 +252,9 @@ TEST_F(PartFileTest, AFileWithoutAJournalBeginsAnew) {
 
   const auto part = Open();
 
-  EXPECT_EQ(part->received(), 0);
+  EXPECT_EQ(part->written(), 0);
   Append(*part, 0, kSize);
-  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_EQ(Finish(*part), file_.blob);
 }
 
 TEST_F(PartFileTest, RestartForgetsEveryByte) {
@@ -161,10 +263,10 @@ TEST_F(PartFileTest, RestartForgetsEveryByte) {
 
   ASSERT_THAT(part->Restart(), IsOk());
 
-  EXPECT_EQ(part->received(), 0);
+  EXPECT_EQ(part->written(), 0);
   EXPECT_FALSE(std::filesystem::exists(path_ + ".json"));
   Append(*part, 0, kSize);
-  EXPECT_EQ(*part->Finish(), file_.blob);
+  EXPECT_EQ(Finish(*part), file_.blob);
 }
 
 TEST_F(PartFileTest, TakesTheSpaceAtOnceAndGivesItBack) {
@@ -194,9 +296,9 @@ TEST_F(PartFileTest, GitFilesGoOnToo) {
   const auto part = PartFile::Open(path_, file, clock_);
 
   ASSERT_THAT(part, IsOk());
-  EXPECT_EQ((*part)->received(), 3'000'000);
+  EXPECT_EQ((*part)->written(), 3'000'000);
   Append(**part, 3'000'000, kSize);
-  EXPECT_EQ(*(*part)->Finish(), file.blob);
+  EXPECT_EQ(Finish(**part), file.blob);
 }
 
 TEST_F(PartFileTest, ALinkInItsPlaceIsNotFollowed) {

@@ -52,23 +52,11 @@ TEST(HostPausesTest, OneOriginWaitsAndOthersDoNot) {
   pauses.Pause("https://a:443", milliseconds(700));
   pauses.Pause("https://a:443", milliseconds(200));  // does not make it shorter
 
-  EXPECT_TRUE(pauses.Wait("https://b:443", {}));
-  EXPECT_TRUE(clock.slept().empty());
-  EXPECT_TRUE(pauses.Wait("https://a:443", {}));
-  ASSERT_EQ(clock.slept().size(), 1U);
-  EXPECT_EQ(clock.slept()[0], milliseconds(700));
-  EXPECT_TRUE(pauses.Wait("https://a:443", {}));
-  EXPECT_EQ(clock.slept().size(), 1U);
-}
-
-TEST(HostPausesTest, AStopEndsTheWait) {
-  FakeClock clock;
-  HostPauses pauses(clock);
-  pauses.Pause("https://a:443", milliseconds(700));
-  std::stop_source stop;
-  stop.request_stop();
-
-  EXPECT_FALSE(pauses.Wait("https://a:443", stop.get_token()));
+  const auto now = clock.Steady();
+  EXPECT_LE(pauses.Until("https://b:443"), now);
+  EXPECT_EQ(pauses.Until("https://a:443"), now + milliseconds(700));
+  clock.Advance(milliseconds(700));
+  EXPECT_LE(pauses.Until("https://a:443"), clock.Steady());
 }
 
 }  // namespace

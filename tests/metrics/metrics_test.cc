@@ -32,6 +32,8 @@ std::vector<ContractFamily> Contract() {
       {"modeld_download_wire_bytes_total", "counter", {"model", "host"}},
       {"modeld_download_files_total", "counter", {"model", "result"}},
       {"modeld_download_retries_total", "counter", {"reason"}},
+      {"modeld_download_discarded_bytes_total", "counter", {"model", "reason"}},
+      {"modeld_download_reused_bytes_total", "counter", {"model", "source"}},
       {"modeld_download_active", "gauge", {}},
       {"modeld_download_queue_length", "gauge", {}},
       {"modeld_download_bytes_per_second", "gauge", {"model"}},
@@ -68,6 +70,8 @@ void Fill(Metrics& metrics) {
   metrics.download_wire_bytes.Add({{"model", "m"}, {"host", "h"}}).Increment();
   metrics.download_files.Add({{"model", "m"}, {"result", "fetched"}}).Increment();
   metrics.download_retries.Add({{"reason", "stall"}}).Increment();
+  metrics.download_discarded_bytes.Add({{"model", "m"}, {"reason", "refetched"}}).Increment();
+  metrics.download_reused_bytes.Add({{"model", "m"}, {"source", "blob"}}).Increment();
   metrics.download_bytes_per_second.Add({{"model", "m"}}).Set(1);
   metrics.download_remaining_bytes.Add({{"model", "m"}}).Set(1);
   metrics.download_duration_seconds.Add({{"result", "ok"}}, TransferBuckets()).Observe(1);
