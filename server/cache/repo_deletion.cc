@@ -118,12 +118,15 @@ int64_t RemoveRefs(const std::string& refs, std::string_view commit, Remover& re
   const auto by_commit = RefsOf(refs);
   const auto found = by_commit.find(std::string(commit));
   if (found == by_commit.end()) return 0;
+  std::set<fs::path> gone;  // in a dry run they are there still
+  const auto is_gone = [&](const fs::path& entry) { return gone.contains(entry); };
   for (const fs::path& ref : found->second) {
     freed += remover.Remove(ref.string());
+    gone.insert(ref);
     for (fs::path folder = ref.parent_path(); folder != refs; folder = folder.parent_path()) {
-      std::error_code error;
-      if (!fs::is_empty(folder, error)) break;
+      if (!std::ranges::all_of(EntriesOf(folder.string()), is_gone)) break;
       freed += remover.RemoveFolder(folder.string());
+      gone.insert(folder);
     }
   }
   return freed;

@@ -3,7 +3,9 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <set>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace modeld {
@@ -21,15 +23,23 @@ std::vector<std::string> EntriesOf(const std::string& folder) {
   return out;
 }
 
+int64_t Allocated(const std::string& path, std::set<std::pair<dev_t, ino_t>>& counted) {
+  struct stat info{};
+  if (lstat(path.c_str(), &info) != 0) return 0;
+  if (S_ISDIR(info.st_mode)) {
+    int64_t bytes = info.st_blocks * kBlockBytes;
+    for (const std::string& entry : EntriesOf(path)) bytes += Allocated(entry, counted);
+    return bytes;
+  }
+  if (info.st_nlink > 1 && !counted.insert({info.st_dev, info.st_ino}).second) return 0;
+  return info.st_blocks * kBlockBytes;
+}
+
 }  // namespace
 
 int64_t AllocatedBytes(const std::string& path) {
-  struct stat info{};
-  if (lstat(path.c_str(), &info) != 0) return 0;
-  int64_t bytes = info.st_blocks * kBlockBytes;
-  if (!S_ISDIR(info.st_mode)) return bytes;
-  for (const std::string& entry : EntriesOf(path)) bytes += AllocatedBytes(entry);
-  return bytes;
+  std::set<std::pair<dev_t, ino_t>> counted;
+  return Allocated(path, counted);
 }
 
 }  // namespace modeld

@@ -104,6 +104,45 @@ TEST_F(RepoDeletionTest, WhatOthersWriteNowStays) {
   EXPECT_FALSE(HasBlob(kShared));
 }
 
+TEST_F(RepoDeletionTest, ADryRunTellsWhatGoesThoughFilesHaveOtherNames) {
+  fs::create_hard_link(repo_.BlobPath(kOnlyOld), dir_.path() + "/kept");
+  // Two names in the same snapshot: its bytes come back with the second.
+  fs::create_hard_link(repo_.BlobPath(kOnlyNew), repo_.SnapshotPath(kNew) + "/hard");
+  for (const std::string& commit : {kOld, kNew}) {
+    const int64_t before = Allocated();
+    const absl::StatusOr<Removal> promised = repo_.DeleteRevision(commit, {.dry_run = true});
+    ASSERT_THAT(promised, IsOk());
+    ASSERT_EQ(Allocated(), before);
+
+    const absl::StatusOr<Removal> removal = repo_.DeleteRevision(commit);
+
+    ASSERT_THAT(removal, IsOk());
+    EXPECT_EQ(promised->freed_bytes(), removal->freed_bytes()) << commit;
+    // Outside of hub/ the first one's other name keeps its bytes.
+    const int64_t kept = commit == kOld ? AllocatedBytes(dir_.path() + "/kept") : 0;
+    EXPECT_EQ(removal->freed_bytes(), before - Allocated() - kept) << commit;
+  }
+  EXPECT_EQ(fs::file_size(dir_.path() + "/kept"), 9000U);
+}
+
+TEST_F(RepoDeletionTest, ASharedPayloadOutlivesTheRepository) {
+  const std::string payload = dir_.path() + "/hub/blobs/ff/" + std::string(64, 'f');
+  ASSERT_THAT(MakeDirectories(dir_.path() + "/hub/blobs/ff"), IsOk());
+  ASSERT_THAT(WriteFileAtomically(payload, std::string(9000, 'p'), 0444), IsOk());
+  fs::remove(repo_.BlobPath(kShared));
+  fs::create_symlink("../../blobs/ff/" + std::string(64, 'f'), repo_.BlobPath(kShared));
+  const int64_t before = Allocated();
+
+  const absl::StatusOr<Removal> first = repo_.DeleteRevision(kOld);
+  const absl::StatusOr<Removal> second = repo_.DeleteRevision(kNew);
+
+  ASSERT_THAT(first, IsOk());
+  ASSERT_THAT(second, IsOk());
+  EXPECT_EQ(first->freed_bytes() + second->freed_bytes(), before - Allocated());
+  EXPECT_FALSE(fs::exists(repo_.repo_path()));
+  EXPECT_EQ(fs::file_size(payload), 9000U);
+}
+
 TEST_F(RepoDeletionTest, AllMeansAll) {
   ASSERT_THAT(WriteFileAtomically(repo_.BlobPath(kOnlyOld) + ".0123abcd.incomplete", "half"),
               IsOk());

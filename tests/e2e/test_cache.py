@@ -160,6 +160,31 @@ def test_what_python_downloaded_is_adopted_and_loaded_without_a_request(daemon, 
     assert hub.log() == []
 
 
+def test_a_cache_without_links_is_adopted_verified_loaded_and_repaired(daemon, hub, monkeypatch):
+    monkeypatch.setattr(
+        "test_huggingface_hub.environment",
+        lambda cache, hub: {**environment(cache, hub), "HF_HUB_DISABLE_SYMLINKS": "1"},
+    )
+    folder = pathlib.Path(python(SNAPSHOT, daemon.cache, hub, repo_id=REPO))
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    hub.reset()
+
+    assert figures(call(daemon, "ScanCaches")) == python(FIGURES, daemon.cache, hub)
+    call(daemon, "AdoptModel", model_name="m", hf_path=REPO)
+    daemon.succeed(daemon.load("m"))
+    daemon.succeed(daemon.download("m"))
+    assert {tuple(r) for r in verify(daemon, "m").values()} == {("OK",)}
+    assert hub.bodies() == []
+    damage(folder / "model-00001-of-00003.safetensors")
+
+    results = verify(daemon, "m", repair=True)
+
+    assert results.pop("model-00001-of-00003.safetensors") == ["CORRUPT", "REPAIRED"]
+    assert {tuple(r) for r in results.values()} == {("OK",)}
+    assert len(hub.bodies()) == 1
+    assert {tuple(r) for r in verify(daemon, "m").values()} == {("OK",)}
+
+
 def test_verify_finds_and_repairs_only_what_is_broken(daemon, hub):
     daemon.register("m", REPO)
     daemon.succeed(daemon.download("m"))
