@@ -119,6 +119,37 @@ TEST(TokenizerTest, SmugglingIntoUnigramIsCutApart) {
   EXPECT_GE(ids->size(), 2000u);
 }
 
+// The engine walks through all ids once.
+TEST(TokenizerTest, HugeIdIsRefusedWithItsNumber) {
+  auto json = nlohmann::json::parse(ReadTextData("byte_level_bpe/tokenizer.json"));
+  json["model"]["vocab"]["far away"] = 4294967294;
+  TemporarySnapshot snapshot;
+  snapshot.Write("tokenizer.json", json.dump());
+
+  const auto tokenizer = Tokenizer::Load(snapshot.path());
+
+  EXPECT_THAT(tokenizer, HasReasonOf(Reason::kInvalidRepository));
+  EXPECT_THAT(std::string(tokenizer.status().message()), ::testing::HasSubstr("4294967294"));
+}
+
+// What is there is named, and what would be needed.
+TEST(TokenizerTest, FilesThatMakeNoTokenizerAreInvalid) {
+  const auto load = [](const std::string& config) {
+    TemporarySnapshot snapshot;
+    snapshot.Write("tokenizer_config.json", config);
+    snapshot.Copy("../tokenizers/files/vocab.json", "vocab.json");
+    return Tokenizer::Load(snapshot.path()).status();
+  };
+
+  EXPECT_THAT(load("{}"), HasReasonOf(Reason::kInvalidRepository));
+  const absl::Status unknown = load(R"({"tokenizer_class": "FancyTokenizer"})");
+  EXPECT_THAT(unknown, HasReasonOf(Reason::kInvalidRepository));
+  EXPECT_THAT(std::string(unknown.message()), ::testing::HasSubstr("FancyTokenizer"));
+  const absl::Status without_merges = load(R"({"tokenizer_class": "GPT2Tokenizer"})");
+  EXPECT_THAT(without_merges, HasReasonOf(Reason::kInvalidRepository));
+  EXPECT_THAT(std::string(without_merges.message()), ::testing::HasSubstr("merges.txt"));
+}
+
 TEST(TokenizerTest, IdWithoutTokenIsAnInvalidField) {
   const auto tokenizer = LoadByteLevel();
 

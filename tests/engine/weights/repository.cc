@@ -65,4 +65,25 @@ std::string WeightsFor(const ArchitectureConfig& config, const std::string& with
   return SafetensorsBytes(header.dump(), position);
 }
 
+std::string Fp8WeightsFor(const ArchitectureConfig& config, const Fp8ScaleOfTest& scale) {
+  // The first zero of the data ends the header's text.
+  const nlohmann::json plain = nlohmann::json::parse(WeightsFor(config).substr(8).c_str());
+  nlohmann::json header = nlohmann::json::object();
+  int64_t position = 0;
+  const auto add = [&](const std::string& name, const std::string& dtype,
+                       const std::vector<int64_t>& shape, int64_t element_bytes) {
+    int64_t end = element_bytes;
+    for (const int64_t length : shape) end *= length;
+    end += position;
+    header[name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {position, end}}};
+    position = end;
+  };
+  for (const auto& [name, tensor] : plain.items()) {
+    const bool is_fp8 = name.ends_with("q_proj.weight");
+    add(name, is_fp8 ? "F8_E4M3" : "BF16", tensor.at("shape"), is_fp8 ? 1 : 2);
+    if (is_fp8 && !scale.dtype.empty()) add(name + "_scale_inv", scale.dtype, scale.shape, 4);
+  }
+  return SafetensorsBytes(header.dump(), position);
+}
+
 }  // namespace modeld

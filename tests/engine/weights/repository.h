@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "server/engine/weights/config.h"
 
@@ -34,5 +35,14 @@ std::string LlamaConfig(const std::string& key = "", const std::string& value = 
 
 // The file with the BF16 tensors that `config` needs, but for `without`.
 std::string WeightsFor(const ArchitectureConfig& config, const std::string& without = "");
+
+// What Fp8WeightsFor says of the scales; an empty dtype leaves them out.
+struct Fp8ScaleOfTest {
+  std::string dtype;
+  std::vector<int64_t> shape;
+};
+
+// The same with query projections in F8_E4M3.
+std::string Fp8WeightsFor(const ArchitectureConfig& config, const Fp8ScaleOfTest& scale);
 
 }  // namespace modeld

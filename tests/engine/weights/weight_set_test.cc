@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -77,35 +76,11 @@ TEST(WeightSetTest, IndexThatNamesOtherThanTorchFilesIsRefused) {
   EXPECT_THAT(std::string(opened.status().message()), HasSubstr("../x.bin"));
 }
 
-// A tiny Llama whose query projections are FP8, with what `scale` says of their scales.
-std::string Fp8Weights(const ArchitectureConfig& config, const nlohmann::json& scale) {
-  const nlohmann::json plain =
-      nlohmann::json::parse(WeightsFor(config).substr(8).substr(0, 1 << 20).c_str());
-  nlohmann::json header = nlohmann::json::object();
-  int64_t position = 0;
-  const auto add = [&](const std::string& name, const std::string& dtype,
-                       const std::vector<int64_t>& shape, int64_t element_bytes) {
-    int64_t bytes = element_bytes;
-    for (const int64_t length : shape) bytes *= length;
-    header[name] = {
-        {"dtype", dtype}, {"shape", shape}, {"data_offsets", {position, position + bytes}}};
-    position += bytes;
-  };
-  for (const auto& [name, tensor] : plain.items()) {
-    const bool is_fp8 = name.ends_with("q_proj.weight");
-    add(name, is_fp8 ? "F8_E4M3" : "BF16", tensor.at("shape"), is_fp8 ? 1 : 2);
-    if (is_fp8 && !scale.is_null()) {
-      add(name + "_scale_inv", scale.at("dtype"), scale.at("shape"), 4);
-    }
-  }
-  return SafetensorsBytes(header.dump(), position);
-}
-
-absl::StatusOr<WeightSet> OpenFp8(const nlohmann::json& scale, const std::string& quantization) {
+absl::StatusOr<WeightSet> OpenFp8(const Fp8ScaleOfTest& scale, const std::string& quantization) {
   const TemporaryRepository repository;
   const auto config = ReadArchitectureConfig(LlamaConfig("quantization_config", quantization));
   if (!config.ok()) return config.status();
-  repository.Write("model.safetensors", Fp8Weights(*config, scale));
+  repository.Write("model.safetensors", Fp8WeightsFor(*config, scale));
   return OpenWith(repository.path(), *config);
 }
 
@@ -113,7 +88,7 @@ constexpr char kBlocksOf16[] =
     R"({"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"})";
 
 TEST(WeightSetTest, Fp8TensorsComeWithTheirScales) {
-  const auto opened = OpenFp8({{"dtype", "F32"}, {"shape", {2, 2}}}, kBlocksOf16);
+  const auto opened = OpenFp8({.dtype = "F32", .shape = {2, 2}}, kBlocksOf16);
 
   ASSERT_THAT(opened, IsOk());
   int scaled = 0;
@@ -128,8 +103,8 @@ TEST(WeightSetTest, Fp8TensorsComeWithTheirScales) {
 }
 
 TEST(WeightSetTest, Fp8WithoutAScaleThatFitsListsTheTensors) {
-  for (const nlohmann::json& scale :
-       {nlohmann::json(), nlohmann::json{{"dtype", "F32"}, {"shape", {3, 2}}}}) {
+  for (const Fp8ScaleOfTest& scale :
+       {Fp8ScaleOfTest(), Fp8ScaleOfTest{.dtype = "F32", .shape = {3, 2}}}) {
     const auto opened = OpenFp8(scale, kBlocksOf16);
 
     EXPECT_THAT(opened, HasReasonOf(Reason::kInvalidRepository));
@@ -142,10 +117,10 @@ TEST(WeightSetTest, Fp8WithoutAScaleThatFitsListsTheTensors) {
 TEST(WeightSetTest, Fp8ThatConfigJsonDoesNotAnnounceIsUnsupported) {
   const TemporaryRepository repository;
   const ArchitectureConfig config = ReadArchitectureConfig(LlamaConfig()).value();
-  repository.Write("model.safetensors", Fp8Weights(config, {{"dtype", "F32"}, {"shape", {2, 2}}}));
+  repository.Write("model.safetensors", Fp8WeightsFor(config, {.dtype = "F32", .shape = {2, 2}}));
 
   EXPECT_THAT(OpenWith(repository.path(), config), HasReasonOf(Reason::kUnsupportedWeights));
-  EXPECT_THAT(OpenFp8({{"dtype", "I32"}, {"shape", {2, 2}}}, kBlocksOf16),
+  EXPECT_THAT(OpenFp8({.dtype = "I32", .shape = {2, 2}}, kBlocksOf16),
               HasReasonOf(Reason::kUnsupportedWeights));
 }
 

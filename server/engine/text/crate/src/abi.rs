@@ -2,6 +2,7 @@
 //! `Kind::BrokenFile` while a file is read.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Once;
 
 use crate::chat_template::{ChatTemplate, Input};
 use crate::failure::{Failure, Kind};
@@ -54,6 +55,8 @@ impl<T> Owned<T> {
     }
 }
 
+static SILENCE: Once = Once::new();
+
 /// Runs `body`, stores its result or its failure.
 ///
 /// # Safety
@@ -64,6 +67,8 @@ unsafe fn answer<R>(
     on_panic: Kind,
     body: impl FnOnce() -> Result<R, Failure>,
 ) -> Kind {
+    // The message goes back with the failure; nothing is printed.
+    SILENCE.call_once(|| std::panic::set_hook(Box::new(|_| {})));
     let outcome = catch_unwind(AssertUnwindSafe(body))
         .unwrap_or_else(|panic| Err(Failure::new(on_panic, panic_message(&*panic))));
     // SAFETY: promised by the caller.

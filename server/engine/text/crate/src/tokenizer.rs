@@ -12,6 +12,9 @@ use crate::failure::{Failure, Kind};
 use crate::repository::{broken, Config, Files};
 use crate::unsmuggled_model::UnsmuggledModel;
 
+/// Eight times the largest known vocabulary. Ids are walked through from 0 on.
+const VOCAB_SIZE_MAX: usize = 2 << 20;
+
 type Pipeline = TokenizerImpl<
     UnsmuggledModel,
     NormalizerWrapper,
@@ -112,6 +115,12 @@ impl Tokenizer {
             .into_values()
             .max()
             .map_or(0, |id| id as usize + 1);
+        if vocab_size > VOCAB_SIZE_MAX {
+            return Err(broken(format!(
+                "a token has the id {}; at most {VOCAB_SIZE_MAX} are supported",
+                vocab_size - 1
+            )));
+        }
         let ids = special.keys().copied().collect();
         let mut wary = trusting.clone();
         wary.set_encode_special_tokens(true);
