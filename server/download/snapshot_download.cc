@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <latch>
 #include <map>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -132,9 +133,16 @@ absl::Status Snapshot::FetchAndLink(const std::stop_token& stop, bool all_there)
 // What is there counts from the start; the rest by size, so that no large file begins last.
 std::vector<Snapshot::Indexes> Snapshot::FindMissing() {
   std::map<std::string_view, Indexes> by_blob;
+  std::set<std::string_view> reused;  // of another revision, or of another program
   for (size_t i = 0; i < files_.size(); ++i) {
     const RepoFile& file = files_[i];
-    if (repo_.HasInSnapshot(request_.listing.commit, file) || repo_.HasBlob(file)) {
+    const bool linked = repo_.HasInSnapshot(request_.listing.commit, file);
+    if (linked || repo_.HasBlob(file)) {
+      if (!linked && reused.insert(file.blob).second) {
+        pool_.metrics()
+            .download_reused_bytes.Add({{"model", request_.model_name}, {"source", "blob"}})
+            .Increment(static_cast<double>(file.size_bytes));
+      }
       pool_.metrics()
           .download_files.Add({{"model", request_.model_name}, {"result", "present"}})
           .Increment();

@@ -120,6 +120,8 @@ TEST_F(SnapshotDownloadTest, ASecondRevisionFetchesWhatChangedAndLeavesTheFirst)
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->fetched_bytes, 400'000);
   EXPECT_EQ(BodyBytes(), 400'000);
+  EXPECT_EQ(downloader.Metric(R"(modeld_download_reused_bytes_total{model="m",source="blob"})"),
+            1'000'000);
   const RepoListing second = downloader.List();
   ASSERT_NE(first.commit, second.commit);
   EXPECT_EQ(*repo_.ReadRef("main"), second.commit);
