@@ -1,8 +1,11 @@
 #include "server/engine/text/special_tokens.h"
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "server/base/file.h"
+#include "server/base/status.h"
 #include "server/core/reason.h"
 
 namespace modeld {
@@ -10,6 +13,19 @@ namespace {
 
 // The largest known tokenizer_config.json, with some 200,000 added tokens, has 30 MB.
 constexpr int64_t kConfigBytesMax = 64 << 20;
+
+// The tokenizer.json of the largest vocabulary has 2.5 million of these marks. A value of two
+// bytes, parsed, may take 100: few bytes of file could take all memory.
+constexpr int64_t kJsonMarksMax = 8 << 20;
+
+absl::Status CheckJsonSize(const std::string& json, const std::string& name) {
+  const int64_t marks = std::ranges::count_if(
+      json, [](char c) { return c == ',' || c == ':' || c == '[' || c == '{'; });
+  if (marks <= kJsonMarksMax) return absl::OkStatus();
+  return Error(Reason::kInvalidRepository,
+               absl::StrFormat("%s has %d commas, colons and brackets, of at most %d", name, marks,
+                               kJsonMarksMax));
+}
 
 bool IsTokenName(const std::string& name) {
   constexpr std::string_view kSuffix = "_token";
@@ -41,7 +57,10 @@ absl::Status AddSpecialTokens(const nlohmann::json& config, const std::string& f
 absl::StatusOr<std::string> ReadSnapshotFile(const std::string& snapshot_path,
                                              const std::string& name, int64_t bytes_max) {
   absl::StatusOr<std::string> text = ReadFile(snapshot_path + "/" + name, bytes_max);
-  if (text.ok()) return text;
+  if (text.ok()) {
+    if (name.ends_with(".json")) RETURN_IF_ERROR(CheckJsonSize(*text, name));
+    return text;
+  }
   if (absl::IsNotFound(text.status())) return std::string();
   if (absl::IsResourceExhausted(text.status())) {
     return Error(Reason::kInvalidRepository,

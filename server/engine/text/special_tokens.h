@@ -9,7 +9,8 @@
 
 namespace modeld {
 
-// The text of a snapshot's file; empty when it is not there. INVALID_REPOSITORY above `bytes_max`.
+// The text of a snapshot's file; empty when it is not there. INVALID_REPOSITORY above `bytes_max`,
+// and for a .json file of more values than any real one has.
 absl::StatusOr<std::string> ReadSnapshotFile(const std::string& snapshot_path,
                                              const std::string& name, int64_t bytes_max);
 

@@ -132,6 +132,23 @@ TEST(TokenizerTest, HugeIdIsRefusedWithItsNumber) {
   EXPECT_THAT(std::string(tokenizer.status().message()), ::testing::HasSubstr("4294967294"));
 }
 
+// Parsed, such a file would take gigabytes.
+TEST(TokenizerTest, FileOfManyTinyValuesIsRefusedUnparsed) {
+  std::string many = "{\"model\": [";
+  for (int i = 0; i < 9'000'000; ++i) many += "0,";
+  many += "0]}";
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+    TemporarySnapshot snapshot;
+    snapshot.Copy("byte_level_bpe/tokenizer.json", "tokenizer.json");
+    snapshot.Write(name, many);
+
+    const auto tokenizer = Tokenizer::Load(snapshot.path());
+
+    EXPECT_THAT(tokenizer, HasReasonOf(Reason::kInvalidRepository)) << name;
+    EXPECT_THAT(std::string(tokenizer.status().message()), ::testing::HasSubstr("9000003"));
+  }
+}
+
 // What is there is named, and what would be needed.
 TEST(TokenizerTest, FilesThatMakeNoTokenizerAreInvalid) {
   const auto load = [](const std::string& config) {

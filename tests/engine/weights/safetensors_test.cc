@@ -140,6 +140,17 @@ TEST(SafetensorsTest, HeaderLengthAbove100MegabytesIsRefusedUnread) {
   EXPECT_NE(header.status().message().find("100000000"), absl::string_view::npos);
 }
 
+// Parsed, such a header would take gigabytes.
+TEST(SafetensorsTest, HeaderOfManyTinyValuesIsRefused) {
+  std::string shape;
+  for (int i = 0; i < 5'000'000; ++i) shape += "1,";
+  const auto header =
+      Parse(R"({"a":{"dtype":"U8","shape":[)" + shape + R"(1],"data_offsets":[0,1]}})", 1);
+
+  EXPECT_THAT(header, HasReasonOf(Reason::kInvalidRepository));
+  EXPECT_NE(header.status().message().find("more than 4194304 values"), absl::string_view::npos);
+}
+
 TEST(SafetensorsTest, EveryTruncationIsRefused) {
   const std::string file = SafetensorsBytes(kTwo, 16);
 
