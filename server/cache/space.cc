@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <array>
@@ -12,8 +13,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "server/base/file.h"
 #include "server/base/status.h"
+#include "server/cache/part_journal.h"
 #include "server/cache/tree_size.h"
 #include "server/core/bytes.h"
 #include "server/core/cache_location.h"
@@ -49,7 +52,36 @@ std::string NearestExisting(const std::string& path) {
   return at.string();
 }
 
+bool IsOfNetwork(std::string_view type) {
+  return type == "nfs" || type == "cifs" || type == "lustre";
+}
+
+// Device numbers are the kernel's own, so that they name a filesystem only together with the start
+// of the machine.
+std::string FilesystemId(const std::string& type, uint64_t device) {
+  if (IsOfNetwork(type)) {
+    const absl::StatusOr<std::string> mounts = ReadFile("/proc/self/mountinfo");
+    const std::string source = mounts.ok() ? MountSource(*mounts, device) : "";
+    if (!source.empty()) return absl::StrCat(type, " ", source);
+  }
+  return absl::StrCat(BootId(), " ", device);
+}
+
 }  // namespace
+
+// Its fields: id, parent, major:minor, root, mount point, options, optional ones up to "-", type,
+// source, options of the superblock.
+std::string MountSource(std::string_view mountinfo, uint64_t device) {
+  const std::string wanted = absl::StrCat(major(device), ":", minor(device));
+  const std::string text(mountinfo);
+  for (const auto line : absl::StrSplit(text, '\n')) {
+    const std::vector<std::string> fields = absl::StrSplit(line, ' ');
+    if (fields.size() < 3 || fields[2] != wanted) continue;
+    const auto dash = std::ranges::find(fields, "-");
+    if (fields.end() - dash > 2) return *(dash + 2);
+  }
+  return "";
+}
 
 absl::StatusOr<Filesystem> FilesystemOf(const std::string& path) {
   const std::string at = NearestExisting(path);
@@ -61,13 +93,13 @@ absl::StatusOr<Filesystem> FilesystemOf(const std::string& path) {
     return FileError(errno, "statvfs", at);
   }
   Filesystem out;
-  out.id = std::to_string(info.st_dev);
   const auto unit = static_cast<int64_t>(space.f_frsize);
   out.total_bytes = static_cast<int64_t>(space.f_blocks) * unit;
   out.free_bytes = static_cast<int64_t>(space.f_bavail) * unit;
   for (const auto& [magic, name] : kFilesystemTypes) {
     if (static_cast<uint32_t>(kind.f_type) == magic) out.type = name;
   }
+  out.id = FilesystemId(out.type, info.st_dev);
   return out;
 }
 

@@ -12,7 +12,9 @@
 namespace modeld {
 
 struct Filesystem {
-  std::string id;    // device number, the same for all paths on it
+  // The same for all paths on it and all processes that reach it: on this machine until it starts
+  // anew, of a network filesystem on all machines that mount the same source.
+  std::string id;
   std::string type;  // "ext4", "tmpfs", "nfs", ...; "" when not known
   int64_t total_bytes = 0;
   int64_t free_bytes = 0;  // for this user (statvfs f_bavail)
@@ -20,6 +22,10 @@ struct Filesystem {
 
 // The filesystem of `path`, or of its nearest existing parent.
 absl::StatusOr<Filesystem> FilesystemOf(const std::string& path);
+
+// The source of the mount with this device number in the text of /proc/self/mountinfo, such as
+// "server:/export"; "" when it is not there.
+std::string MountSource(std::string_view mountinfo, uint64_t device);
 
 // What contract.md calls SpaceCheck.
 struct SpaceCheck {

@@ -6,7 +6,6 @@
 #include "server/base/log.h"
 #include "server/base/status.h"
 #include "server/cache/repo_cache.h"
-#include "server/cache/space.h"
 #include "server/control/local_files.h"
 #include "server/control/preflight.h"
 #include "server/core/reason.h"
@@ -40,7 +39,9 @@ Attempt::Attempt(const Options& options, const Parts& parts, const Operation& cl
       parts_(parts),
       operation_(claimed),
       epoch_(claimed.epoch),
-      progress_(claimed.progress) {
+      progress_(claimed.progress),
+      priority_(claimed.spec.priority),
+      had_space_(claimed.progress.bytes_total > 0) {
   progress_.bytes_per_second = 0;
   progress_.eta.reset();
 }
@@ -73,9 +74,34 @@ void Attempt::AdoptEpoch(int64_t epoch) {
   epoch_ = std::max(epoch_, epoch);
 }
 
-std::optional<ReservationsTable::Request> Attempt::Reservation() const {
+int32_t Attempt::priority() const {
   MutexLock lock(mutex_);
-  return reservation_;
+  return priority_;
+}
+
+void Attempt::Obey(const OperationsTable::Wishes& wishes) {
+  {
+    MutexLock lock(mutex_);
+    priority_ = wishes.priority;
+  }
+  if (wishes.cancel) Stop(Intent::kCancel);
+  if (wishes.pause) Stop(Intent::kPause);
+}
+
+bool Attempt::had_space() const {
+  MutexLock lock(mutex_);
+  return had_space_;
+}
+
+absl::Status Attempt::FollowSpace() {
+  std::shared_ptr<SpacePromise> promise;
+  OperationProgress now;
+  {
+    MutexLock lock(mutex_);
+    promise = promise_;
+    now = progress_;
+  }
+  return promise ? promise->Follow(now.files) : absl::OkStatus();
 }
 
 absl::Status Attempt::Write(const std::function<absl::Status()>& write) {
@@ -258,19 +284,28 @@ absl::StatusOr<std::optional<Inspection>> Attempt::Inspect(const Source& source)
 }
 
 absl::Status Attempt::Reserve(const Source& source) {
-  ASSIGN_OR_RETURN(const Filesystem filesystem, FilesystemOf(cache_path_));
-  const RepoCache cache(cache_path_, model_.hf_path);
-  const ReservationsTable::Request request = {
-      .operation = operation_.name,
-      .node_id = operation_.node_id,
-      .filesystem = filesystem.id,
-      .where = cache_path_,
-      .bytes = cache.SpaceNeeded(source.listing.commit, source.wanted),
-      .free_bytes = filesystem.free_bytes};
-  RETURN_IF_ERROR(Write([&] { return parts_.tables.reservations.Reserve(request); }));
+  auto promise = std::make_shared<SpacePromise>(
+      parts_.tables, operation_, cache_path_, model_.hf_path, source.listing.commit, source.wanted);
+  RETURN_IF_ERROR(Write([&] { return promise->Make(); }));
   MutexLock lock(mutex_);
-  reservation_ = request;
+  had_space_ = true;
+  promise_ = std::move(promise);
   return absl::OkStatus();
+}
+
+// What was allocated ahead is free again by now, so that the reservation grows to what is missing.
+absl::Status Attempt::Unfetched(const absl::Status& error) {
+  std::shared_ptr<SpacePromise> promise;
+  {
+    MutexLock lock(mutex_);
+    promise = promise_;
+  }
+  if (HasReason(error, Reason::kInsufficientDisk)) return promise->Shortage(error);
+  const absl::Status made = promise->Make();
+  if (!made.ok()) {
+    LogDebug("reservation_not_kept", {{"operation", operation_.name}, {"error", made}});
+  }
+  return error;
 }
 
 absl::StatusOr<Attempt::Snapshot> Attempt::Fetch(const Source& source) {
@@ -284,7 +319,7 @@ absl::StatusOr<Attempt::Snapshot> Attempt::Fetch(const Source& source) {
                           .revision = source.revision,
                           .listing = source.listing,
                           .filter = source.filter,
-                          .priority = operation_.spec.priority};
+                          .priority = priority()};
   // The row's commit may be older than what the name means by now: a ref never goes back for it.
   if (operation_.spec.revision.empty() && cache.ReadRef(source.revision).ok()) {
     request.revision = source.listing.commit;
@@ -295,11 +330,11 @@ absl::StatusOr<Attempt::Snapshot> Attempt::Fetch(const Source& source) {
   auto fetched = DownloadSnapshot(
       request, parts_.pool, [this](const OperationProgress& now) { OnDownloadProgress(now); },
       confirm, stop_.get_token());
+  if (!fetched.ok()) return Unfetched(fetched.status());
   {
     MutexLock lock(mutex_);
-    reservation_.reset();
+    promise_.reset();
   }
-  RETURN_IF_ERROR(fetched.status());
   RETURN_IF_ERROR(Write([&] { return parts_.tables.reservations.Release(operation_.name); }));
   RETURN_IF_ERROR(Record(source, fetched->snapshot_path, fetched->size_bytes));
   return Snapshot{.commit = source.listing.commit,
@@ -436,9 +471,6 @@ void Attempt::OnDownloadProgress(const OperationProgress& now) {
     // A file that has to be fetched again must not make the sum go back.
     if (progress_.bytes_total == next.bytes_total) {
       next.bytes_done = std::max(next.bytes_done, progress_.bytes_done);
-    }
-    if (reservation_) {
-      reservation_->bytes = std::max<int64_t>(0, next.bytes_total - next.bytes_done);
     }
   }
   Show(next);

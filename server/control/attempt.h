@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -16,6 +17,7 @@
 #include "server/control/instance_rows.h"
 #include "server/control/live_progress.h"
 #include "server/control/registry.h"
+#include "server/control/space_promise.h"
 #include "server/control/tables.h"
 #include "server/core/inspection.h"
 #include "server/core/model.h"
@@ -50,7 +52,7 @@ class Attempt {
     Clock& clock;
   };
   // Why it was told to stop.
-  enum class Intent { kNone, kCancel, kPause, kLeaseLost, kShutdown };
+  enum class Intent { kNone, kCancel, kPause, kYield, kLeaseLost, kShutdown };
 
   // `claimed` is RUNNING with our lease.
   Attempt(const Options& options, const Parts& parts, const Operation& claimed);
@@ -68,8 +70,13 @@ class Attempt {
   // For every write to the row; a newer epoch is ours too when this process claimed it.
   OperationLease lease() const;
   void AdoptEpoch(int64_t epoch);
-  // What the reservation on the filesystem should be now; nothing when there is none.
-  std::optional<ReservationsTable::Request> Reservation() const;
+  int32_t priority() const;
+  // What callers ask for by now.
+  void Obey(const OperationsTable::Wishes& wishes);
+  // Whether it had all the space that it needs at some time, so that the lack of it is news.
+  bool had_space() const;
+  // Lowers what is reserved for it to what it still has to write.
+  absl::Status FollowSpace();
 
  private:
   // Files of one commit, here and complete.
@@ -98,6 +105,7 @@ class Attempt {
   absl::StatusOr<Source> AskHub();
   absl::StatusOr<std::optional<Inspection>> Inspect(const Source& source);
   absl::Status Reserve(const Source& source);
+  absl::Status Unfetched(const absl::Status& error);
   absl::StatusOr<Snapshot> Fetch(const Source& source);
   absl::Status Record(const Source& source, const std::string& snapshot_path, int64_t size_bytes);
   absl::StatusOr<Inspection> InspectLocal(const std::string& folder,
@@ -125,7 +133,10 @@ class Attempt {
   Intent intent_ ABSL_GUARDED_BY(mutex_) = Intent::kNone;
   int64_t epoch_ ABSL_GUARDED_BY(mutex_);
   OperationProgress progress_ ABSL_GUARDED_BY(mutex_);
-  std::optional<ReservationsTable::Request> reservation_ ABSL_GUARDED_BY(mutex_);
+  int32_t priority_ ABSL_GUARDED_BY(mutex_);
+  bool had_space_ ABSL_GUARDED_BY(mutex_);
+  // While it fetches.
+  std::shared_ptr<SpacePromise> promise_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace modeld

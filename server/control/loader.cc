@@ -18,6 +18,7 @@
 #include "server/control/attempt.h"
 #include "server/control/gauges.h"
 #include "server/control/instance_rows.h"
+#include "server/control/paused_downloads.h"
 #include "server/core/reason.h"
 
 namespace modeld {
@@ -29,7 +30,7 @@ using std::chrono::steady_clock;
 constexpr char kOperationTopic[] = "operation:";
 // News come in bursts; one look serves them all.
 constexpr milliseconds kLookPause{50};
-constexpr std::chrono::seconds kReserveEvery{5};
+constexpr std::chrono::seconds kFollowEvery{5};
 
 // Waiting may help, and trying again costs nothing that was done. A hub that is not asked since we
 // are offline promises nothing.
@@ -47,7 +48,7 @@ struct Loader::Rep {
     bool ended = false;
     int64_t settled_epoch = 0;               // of the lease that the last write named
     std::optional<Operation> next;           // the row as it was claimed again meanwhile
-    steady_clock::time_point reserved_time;  // of the last write of its reservation
+    steady_clock::time_point followed_time;  // when its reservation was lowered last
     std::jthread thread;                     // last, so that it ends before what it uses
   };
   // Wakes one thread; `given` is guarded by `mutex`.
@@ -69,7 +70,12 @@ struct Loader::Rep {
   };
 
   Rep(const Options& o, const Parts& p)
-      : options(o), parts(p), instance_rows(p.tables, p.engines) {}
+      : options(o),
+        parts(p),
+        instance_rows(p.tables, p.engines),
+        paused(
+            {.node_id = o.node_id, .space_check = o.space_check},
+            {.tables = p.tables, .registry = p.registry, .metrics = p.metrics, .clock = p.clock}) {}
 
   void Reconcile(std::stop_token stop);
   bool TakeBack();
@@ -78,8 +84,10 @@ struct Loader::Rep {
   bool CrashesTooOften(int64_t model_id);
   void WriteGivenUp();
   void RestoreLoads();
+  std::set<std::string> RunningModels();
+  std::shared_ptr<Running> LowestDownload();
   void Claim();
-  void Begin(const Operation& operation);
+  bool Begin(const Operation& operation);
   void Reap();
 
   void Work(Running& running);
@@ -115,6 +123,7 @@ struct Loader::Rep {
   std::set<std::string> restores ABSL_GUARDED_BY(mutex);  // operations that this loop asked for
 
   // Of Reconcile()'s thread.
+  PausedDownloads paused;
   bool taken_back = false;
   bool restore_due = true;
   steady_clock::time_point restored_time;
@@ -198,6 +207,7 @@ void Loader::Rep::Reconcile(std::stop_token stop) {
       if (!rows.ok()) LogDebug("instances_not_written", {{"error", rows}});
       WriteGivenUp();
       RestoreLoads();
+      paused.Look(RunningModels());
       Claim();
     }
     WaitFor(wake, steady_clock::now() + options.tick);
@@ -319,22 +329,66 @@ void Loader::Rep::RestoreLoads() {
   }
 }
 
+std::set<std::string> Loader::Rep::RunningModels() {
+  std::set<std::string> models;
+  MutexLock lock(mutex);
+  for (const auto& [name, at] : running) {
+    if (!at->ended) models.insert(at->attempt->operation().model_name);
+  }
+  return models;
+}
+
+// Of the downloads at work the one that matters least: the lowest priority, the youngest of those.
+std::shared_ptr<Loader::Rep::Running> Loader::Rep::LowestDownload() {
+  std::shared_ptr<Running> lowest;
+  MutexLock lock(mutex);
+  for (const auto& [name, at] : running) {
+    const Attempt& attempt = *at->attempt;
+    if (at->ended || attempt.operation().kind != OperationKind::kDownload ||
+        attempt.intent() != Attempt::Intent::kNone) {
+      continue;
+    }
+    if (!lowest || std::pair(attempt.priority(), -at->turn) <
+                       std::pair(lowest->attempt->priority(), -lowest->turn)) {
+      lowest = at;
+    }
+  }
+  return lowest;
+}
+
 void Loader::Rep::Claim() {
-  int64_t room = 0;
+  OperationsTable::ClaimRoom room = {.downloads = options.attempts_max,
+                                     .others = options.attempts_max};
   {
     MutexLock lock(mutex);
-    room = options.attempts_max - std::ssize(running);
+    for (const auto& [name, at] : running) {
+      const bool download = at->attempt->operation().kind == OperationKind::kDownload;
+      --(download ? room.downloads : room.others);
+    }
   }
-  if (room <= 0) return;
+  room.others = std::max<int64_t>(room.others, 0);
+  // Where all places are taken, a download of a higher priority takes the place of the lowest.
+  std::shared_ptr<Running> lowest;
+  if (room.downloads <= 0) {
+    lowest = LowestDownload();
+    room.downloads = lowest ? 1 : 0;
+    if (lowest) room.downloads_above = lowest->attempt->priority();
+  }
   const auto claimed = parts.tables.operations.Claim(options.node_id, options.lease, room);
   if (!claimed.ok()) {
     LogDebug("operations_not_claimed", {{"error", claimed.status()}});
     return;
   }
-  for (const Operation& operation : *claimed) Begin(operation);
+  for (const Operation& operation : *claimed) {
+    const bool begun = Begin(operation);
+    if (begun && lowest && operation.kind == OperationKind::kDownload) {
+      lowest->attempt->Stop(Attempt::Intent::kYield);
+    }
+  }
 }
 
-void Loader::Rep::Begin(const Operation& operation) {
+// False for one that is at work already.
+bool Loader::Rep::Begin(const Operation& operation) {
   MutexLock lock(mutex);
   const auto found = running.find(operation.name);
   if (found != running.end()) {
@@ -342,7 +396,7 @@ void Loader::Rep::Begin(const Operation& operation) {
     // been settled, and Reap() begins the next attempt.
     found->second->attempt->AdoptEpoch(operation.epoch);
     found->second->next = operation;
-    return;
+    return false;
   }
   const bool ours = restores.contains(operation.name) || retries.contains(operation.name);
   if (operation.kind == OperationKind::kLoad && !ours) {
@@ -369,6 +423,7 @@ void Loader::Rep::Begin(const Operation& operation) {
       operation);
   running[operation.name] = begun;
   begun->thread = std::jthread([this, at = begun.get()] { Work(*at); });
+  return true;
 }
 
 // Joins the threads of attempts that have ended.
@@ -497,8 +552,15 @@ absl::Status Loader::Rep::Settle(Running& at, const absl::Status& result) {
                  absl::CancelledError("the operation was cancelled by request"));
     case Attempt::Intent::kPause:
       LogInfo("operation_paused", {{"operation", attempt.operation().name}});
-      return WriteLast(
-          at, [&](const OperationLease& lease) { return parts.tables.operations.Pause(lease); });
+      return WriteLast(at, [&](const OperationLease& lease) {
+        return parts.tables.operations.Pause(lease, attempt.progress());
+      });
+    case Attempt::Intent::kYield:
+      LogInfo("operation_yielded", {{"operation", attempt.operation().name}});
+      return WriteLast(at, [&](const OperationLease& lease) {
+        return parts.tables.operations.GiveBack(lease, milliseconds(0), absl::OkStatus(),
+                                                attempt.progress());
+      });
     case Attempt::Intent::kNone:
       break;
   }
@@ -507,6 +569,14 @@ absl::Status Loader::Rep::Settle(Running& at, const absl::Status& result) {
     // It died while it was loading; that may be the machine's fault once, but not always.
     if (!CrashesTooOften(attempt.operation().model_id)) return GiveBackOrFail(at, result);
     return End(at, OperationState::kFailed, result);
+  }
+  // Space that it was promised is gone; what was never there is the caller's to make.
+  if (HasReason(result, Reason::kInsufficientDisk) && attempt.had_space()) {
+    LogWarning("operation_waits_for_space",
+               {{"operation", attempt.operation().name}, {"error", result}});
+    return WriteLast(at, [&](const OperationLease& lease) {
+      return parts.tables.operations.WaitForSpace(lease, result, attempt.progress());
+    });
   }
   if (IsTemporary(result)) return GiveBackOrFail(at, result);
   return End(at, OperationState::kFailed, result);
@@ -537,7 +607,7 @@ absl::Status Loader::Rep::GiveBackOrFail(Running& at, const absl::Status& error)
       "operation_will_be_tried_again",
       {{"operation", attempt.operation().name}, {"delay_ms", delay.count()}, {"error", error}});
   return WriteLast(at, [&](const OperationLease& lease) {
-    return parts.tables.operations.GiveBack(lease, delay, error);
+    return parts.tables.operations.GiveBack(lease, delay, error, attempt.progress());
   });
 }
 
@@ -569,15 +639,11 @@ void Loader::Rep::PulseOne(Running& at) {
     return;
   }
   if (!wishes.ok()) return;  // the database is away; the work goes on
-  if (wishes->cancel) attempt.Stop(Attempt::Intent::kCancel);
-  if (wishes->pause) attempt.Stop(Attempt::Intent::kPause);
-  const auto reservation = attempt.Reservation();
-  if (!reservation || steady_clock::now() - at.reserved_time < kReserveEvery) return;
-  at.reserved_time = steady_clock::now();
-  // What is written needs no reservation any more. It only shrinks, so that a refusal changes
-  // nothing.
-  const absl::Status reserved = parts.tables.reservations.Reserve(*reservation);
-  if (!reserved.ok()) LogDebug("reservation_not_changed", {{"error", reserved}});
+  attempt.Obey(*wishes);
+  if (steady_clock::now() - at.followed_time < kFollowEvery) return;
+  at.followed_time = steady_clock::now();
+  const absl::Status followed = attempt.FollowSpace();
+  if (!followed.ok()) LogDebug("reservation_not_changed", {{"error", followed}});
 }
 
 // Heartbeats and gauges.

@@ -29,7 +29,7 @@ class Loader {
  public:
   struct Options {
     std::string node_id;
-    int64_t attempts_max = 16;  // operations at work at once
+    int64_t attempts_max = 16;  // downloads at work at once, and so many loads and unloads
     std::chrono::seconds lease{30};
     std::chrono::milliseconds tick{1'000};  // progress to the database, leases, wishes
     std::chrono::milliseconds heartbeat{10'000};
@@ -37,6 +37,7 @@ class Loader {
     std::chrono::milliseconds retry_base{1'000};  // doubled each time, at most retry_max
     std::chrono::milliseconds retry_max{60'000};
     std::chrono::milliseconds give_up_after{3'600'000};  // temporary failures without any progress
+    std::chrono::milliseconds space_check{5'000};        // for downloads that wait for space
     std::chrono::milliseconds drain{30'000};             // of running requests at an unload
     std::chrono::seconds load_timeout_base{300};         // plus ...
     std::chrono::seconds load_timeout_per_gib{20};       // ... for each GiB of weights

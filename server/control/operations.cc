@@ -1,6 +1,8 @@
 #include "server/control/operations.h"
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 #include <utility>
 
 #include "server/base/log.h"
@@ -75,6 +77,9 @@ absl::Status ValidateDownload(const DownloadRequest& request) {
   RETURN_IF_ERROR(ValidateFileFilter(request.filter));
   if (std::abs(request.priority) > kDownloadPriorityMax) {
     return InvalidField("priority", "is not in -1000 to 1000");
+  }
+  if (request.bytes_per_second_max < 0) {
+    return InvalidField("bytes_per_second_max", "is below 0");
   }
   return absl::OkStatus();
 }
@@ -156,10 +161,20 @@ absl::StatusOr<Operation> Operations::Load(const LoadRequest& asked) {
   } else {
     RETURN_IF_ERROR(CheckLoad(request, model));
   }
-  return Started(parts_.tables.operations.Start(
+  auto started = Started(parts_.tables.operations.Start(
       operation, JoinOrInsert(OperationKind::kLoad, [&](const Operation& other) {
         return other.spec.revision == request.revision && other.spec.load == request.spec;
       })));
+  // It waits for a download of the model that runs.
+  if (started.ok() && !started->done()) RETURN_IF_ERROR(RaiseDownloads(model, kLoadPriority));
+  return started;
+}
+
+absl::Status Operations::RaiseDownloads(const Model& model, int32_t priority) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> raised,
+                   parts_.tables.operations.RaiseDownloads(model.id, options_.node_id, priority));
+  for (const std::string& name : raised) parts_.changes.Publish("wish:" + name);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Operation> Operations::Unload(const std::string& model_name) {
@@ -208,11 +223,20 @@ absl::StatusOr<Operation> Operations::Download(const DownloadRequest& request) {
   operation.spec.revision = request.revision.empty() ? model.revision : request.revision;
   operation.spec.priority = request.priority;
   if (!request.filter.empty()) operation.spec.filter = request.filter;
-  return Started(parts_.tables.operations.Start(
-      operation, JoinOrInsert(OperationKind::kDownload, [&](const Operation& other) {
-        return other.spec.revision == operation.spec.revision &&
-               other.spec.filter == operation.spec.filter;
-      })));
+  operation.spec.bytes_per_second_max = request.bytes_per_second_max;
+  ASSIGN_OR_RETURN(
+      Operation started,
+      Started(parts_.tables.operations.Start(
+          operation, JoinOrInsert(OperationKind::kDownload, [&](const Operation& other) {
+            return other.spec.revision == operation.spec.revision &&
+                   other.spec.filter == operation.spec.filter;
+          }))));
+  if (started.spec.priority < request.priority) {
+    // It was there already; who is in more of a hurry takes it along.
+    RETURN_IF_ERROR(RaiseDownloads(model, request.priority));
+    started.spec.priority = request.priority;
+  }
+  return started;
 }
 
 absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
@@ -230,6 +254,8 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
 
   const std::string cache_path = parts_.registry.CachePathOf(model);
   const RepoCache cache(cache_path, model.hf_path);
+  std::set<std::string_view> blobs;
+  int64_t total_bytes = 0;
   for (const RepoFile& file : wanted) {
     const int64_t missing = cache.MissingBytes(plan.commit, {file});
     plan.files.push_back({.path = file.path,
@@ -238,13 +264,15 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
                           .state = cache.HasBlob(file) || cache.HasInSnapshot(plan.commit, file)
                                        ? FileState::kPresent
                                        : FileState::kPending});
+    if (blobs.insert(file.blob).second) total_bytes += file.size_bytes;
   }
   plan.fetch_bytes = cache.MissingBytes(plan.commit, wanted);
-  plan.present_bytes = TotalBytes(wanted) - plan.fetch_bytes;
+  plan.present_bytes = total_bytes - plan.fetch_bytes;
   ASSIGN_OR_RETURN(const Filesystem filesystem, FilesystemOf(cache_path));
+  // What a download of this very model has reserved is what is planned here.
   ASSIGN_OR_RETURN(const int64_t reserved,
-                   parts_.tables.reservations.Reserved(options_.node_id, filesystem.id, ""));
-  plan.free_after_bytes = filesystem.free_bytes - reserved - plan.fetch_bytes;
+                   parts_.tables.reservations.ReservedByOtherModels(filesystem.id, model.id));
+  plan.free_after_bytes = filesystem.free_bytes - reserved - cache.SpaceNeeded(plan.commit, wanted);
   auto inspection = InspectFiles(
       parts_.engines,
       {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},

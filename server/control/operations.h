@@ -32,9 +32,10 @@ struct LoadRequest {
 
 struct DownloadRequest {
   std::string model_name;
-  std::string revision;  // empty: the row's
-  int32_t priority = 0;  // -1000 to 1000
-  FileFilter filter;     // empty: the row's
+  std::string revision;              // empty: the row's
+  int32_t priority = 0;              // -1000 to 1000
+  FileFilter filter;                 // empty: the row's
+  int64_t bytes_per_second_max = 0;  // 0: no limit; of a download that this request begins
 };
 
 struct OperationsPage {
@@ -47,7 +48,7 @@ struct DownloadPlan {
   std::vector<FileProgress> files;  // kPresent, or kPending
   int64_t fetch_bytes = 0;
   int64_t present_bytes = 0;
-  int64_t free_after_bytes = 0;  // negative when it does not fit
+  int64_t free_after_bytes = 0;  // less what others have reserved; negative when it does not fit
   std::optional<Inspection> inspection;
 };
 
@@ -76,6 +77,7 @@ class Operations {
   // MODEL_NOT_FOUND; MODEL_NOT_READY when it is neither loaded nor loading on this node.
   absl::StatusOr<Operation> Unload(const std::string& model_name);
   // MODEL_NOT_FOUND, INVALID_FIELD, OPERATION_IN_PROGRESS while another download of the model runs.
+  // One for the same files is shared, with the higher of both priorities.
   absl::StatusOr<Operation> Download(const DownloadRequest& request);
   // What Download() would do; changes nothing. Also the errors of HubClient.
   absl::StatusOr<DownloadPlan> Plan(const DownloadRequest& request, std::stop_token stop);
@@ -95,6 +97,8 @@ class Operations {
   absl::StatusOr<Operation> Resume(const std::string& name);
 
  private:
+  // For somebody who waits for the model's downloads.
+  absl::Status RaiseDownloads(const Model& model, int32_t priority);
   absl::Status CheckLoad(const LoadRequest& request, const Model& model);
   // Whether the model is READY here as asked for.
   absl::StatusOr<bool> Satisfied(const LoadRequest& request, const Model& model);

@@ -157,8 +157,7 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
 absl::StatusOr<SpaceCheck> Registry::SpaceFor(const std::string& cache_path,
                                               int64_t required_bytes) {
   ASSIGN_OR_RETURN(const Filesystem filesystem, FilesystemOf(cache_path));
-  ASSIGN_OR_RETURN(const int64_t reserved,
-                   parts_.tables.reservations.Reserved(options_.node_id, filesystem.id, ""));
+  ASSIGN_OR_RETURN(const int64_t reserved, parts_.tables.reservations.Reserved(filesystem.id, ""));
   return modeld::CheckSpace(cache_path, filesystem, required_bytes, reserved);
 }
 

@@ -79,7 +79,8 @@ struct OperationSpec {
   std::string revision;              // resolve this; empty: the row's commit
   LoadSpec load;                     // kLoad
   bool pinned = false;               // kLoad
-  int32_t priority = 0;              // kDownload: higher first
+  int32_t priority = 0;              // higher first; may be raised later
+  int64_t bytes_per_second_max = 0;  // of what it fetches; 0: no limit; may be changed later
   std::optional<FileFilter> filter;  // kDownload: instead of the row's
 };
 
@@ -92,7 +93,8 @@ struct Operation {
   OperationSpec spec;
   OperationState state = OperationState::kPending;
   OperationProgress progress;
-  absl::Status error;  // when FAILED or CANCELLED
+  absl::Status error;            // of FAILED, CANCELLED, or the last try; what it waits for
+  bool waits_for_space = false;  // PAUSED by itself: goes on when there is room
   bool cancel_requested = false;
   bool pause_requested = false;
   std::string owner;  // node that holds the lease

@@ -97,6 +97,7 @@ grpc::ServerUnaryReactor* OrchestratorService::DownloadModel(
   return AnswerOperation(context, "DownloadModel", response, [=, this] {
     DownloadRequest download = DownloadOf(*request);
     download.priority = request->priority();
+    download.bytes_per_second_max = request->bytes_per_second_max();
     return operations_.Download(download);
   });
 }

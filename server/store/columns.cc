@@ -73,10 +73,7 @@ std::string PatternsJson(const std::vector<std::string>& patterns) { return Dump
 std::string LoadSpecJson(const LoadSpec& spec) { return Dump(ToJson(spec)); }
 
 std::string OperationSpecJson(const OperationSpec& spec) {
-  json out = {{"revision", spec.revision},
-              {"load", ToJson(spec.load)},
-              {"pinned", spec.pinned},
-              {"priority", spec.priority}};
+  json out = {{"revision", spec.revision}, {"load", ToJson(spec.load)}, {"pinned", spec.pinned}};
   if (spec.filter) {
     out["filter"] = {{"allow_patterns", spec.filter->allow_patterns},
                      {"ignore_patterns", spec.filter->ignore_patterns}};
@@ -125,7 +122,6 @@ OperationSpec OperationSpecFromJson(std::string_view text) {
   spec.revision = Value(in, "revision", spec.revision);
   spec.load = ToLoadSpec(Value(in, "load", json::object()));
   spec.pinned = Value(in, "pinned", spec.pinned);
-  spec.priority = Value(in, "priority", spec.priority);
   if (const json filter = Value(in, "filter", json()); filter.is_object()) {
     using Patterns = std::vector<std::string>;
     spec.filter = FileFilter{.allow_patterns = Value(filter, "allow_patterns", Patterns()),

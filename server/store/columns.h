@@ -26,6 +26,7 @@ TimePoint Time(const pqxx::field& microseconds);
 std::string JsonbText(std::string_view json);
 std::string PatternsJson(const std::vector<std::string>& patterns);
 std::string LoadSpecJson(const LoadSpec& spec);
+// Without priority and limit, which have columns of their own.
 std::string OperationSpecJson(const OperationSpec& spec);
 std::string FilesJson(const std::vector<FileProgress>& files);
 std::string DevicesJson(const std::vector<DeviceBytes>& devices);

@@ -231,14 +231,24 @@ absl::StatusOr<std::vector<Node>> NodesTable::List() {
 
 namespace {
 
-int64_t ReservedByOthers(pqxx::dbtransaction& transaction, std::string_view node_id,
-                         std::string_view filesystem, std::string_view except) {
+// What a daemon promised that nobody has heard of for so long does not keep others waiting; when it
+// comes back it reserves anew.
+constexpr char kOfLivingNodes[] =
+    " FROM reservations r LEFT JOIN nodes n ON n.node_id = r.node_id"
+    " WHERE r.filesystem = $1 AND COALESCE(n.heartbeat_time > now() - interval '1 hour', true)";
+
+int64_t SumOfOthers(pqxx::dbtransaction& transaction, std::string_view filesystem,
+                    std::string_view except) {
   return transaction
-      .exec_params1(
-          "SELECT COALESCE(sum(bytes), 0)::bigint FROM reservations"
-          " WHERE node_id = $1 AND filesystem = $2 AND operation <> $3",
-          Text(node_id), Text(filesystem), Text(except))[0]
+      .exec_params1("SELECT COALESCE(sum(r.bytes), 0)::bigint" + std::string(kOfLivingNodes) +
+                        " AND r.operation <> $2",
+                    Text(filesystem), Text(except))[0]
       .as<int64_t>();
+}
+
+// Also when it has none.
+void Delete(pqxx::dbtransaction& transaction, std::string_view operation) {
+  transaction.exec_params("DELETE FROM reservations WHERE operation = $1", Text(operation));
 }
 
 }  // namespace
@@ -246,20 +256,21 @@ int64_t ReservedByOthers(pqxx::dbtransaction& transaction, std::string_view node
 absl::Status ReservationsTable::Reserve(const Request& request) {
   return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     if (request.bytes <= 0) {
-      transaction.exec_params(
-          "DELETE FROM reservations WHERE operation = $1 AND node_id = $2 AND filesystem = $3",
-          Text(request.operation), Text(request.node_id), Text(request.filesystem));
+      Delete(transaction, request.operation);
       return absl::OkStatus();
     }
     // One at a time for a filesystem, else two would both find the space that is there once.
     transaction.exec_params("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
-                            Text(request.node_id) + "/" + Text(request.filesystem));
-    const int64_t others =
-        ReservedByOthers(transaction, request.node_id, request.filesystem, request.operation);
-    const int64_t free_bytes = std::max<int64_t>(0, request.free_bytes - others);
+                            "reservations/" + Text(request.filesystem));
+    const int64_t others = SumOfOthers(transaction, request.filesystem, request.operation);
+    ASSIGN_OR_RETURN(const int64_t free_now, request.free_bytes());
+    const int64_t free_bytes = std::max<int64_t>(0, free_now - others);
     if (request.bytes > free_bytes) {
       return InsufficientBytes(Reason::kInsufficientDisk, request.where, request.bytes, free_bytes);
     }
+    // Filesystems are named anew when the machine starts.
+    transaction.exec_params("DELETE FROM reservations WHERE operation = $1 AND filesystem <> $2",
+                            Text(request.operation), Text(request.filesystem));
     // An operation that has ended gives nothing back any more.
     const pqxx::result rows = transaction.exec_params(
         "INSERT INTO reservations (operation, node_id, filesystem, bytes)"
@@ -274,19 +285,47 @@ absl::Status ReservationsTable::Reserve(const Request& request) {
   });
 }
 
-absl::Status ReservationsTable::Release(std::string_view operation) {
+absl::Status ReservationsTable::Shrink(std::string_view operation, int64_t bytes) {
   return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
-    transaction.exec_params("DELETE FROM reservations WHERE operation = $1", Text(operation));
+    if (bytes <= 0) {
+      Delete(transaction, operation);
+      return absl::OkStatus();
+    }
+    transaction.exec_params(
+        "UPDATE reservations SET bytes = $2 WHERE operation = $1 AND bytes > $2", Text(operation),
+        bytes);
     return absl::OkStatus();
   });
 }
 
-absl::StatusOr<int64_t> ReservationsTable::Reserved(std::string_view node_id,
-                                                    std::string_view filesystem,
+absl::Status ReservationsTable::Release(std::string_view operation) {
+  return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    Delete(transaction, operation);
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<int64_t> ReservationsTable::Reserved(std::string_view filesystem,
                                                     std::string_view except) {
   int64_t bytes = 0;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
-    bytes = ReservedByOthers(transaction, node_id, filesystem, except);
+    bytes = SumOfOthers(transaction, filesystem, except);
+    return absl::OkStatus();
+  }));
+  return bytes;
+}
+
+absl::StatusOr<int64_t> ReservationsTable::ReservedByOtherModels(std::string_view filesystem,
+                                                                 int64_t model_id) {
+  int64_t bytes = 0;
+  RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    bytes =
+        transaction
+            .exec_params1("SELECT COALESCE(sum(r.bytes), 0)::bigint" + std::string(kOfLivingNodes) +
+                              " AND NOT EXISTS (SELECT FROM operations o"
+                              " WHERE o.name = r.operation AND o.model_id = $2)",
+                          Text(filesystem), model_id)[0]
+            .as<int64_t>();
     return absl::OkStatus();
   }));
   return bytes;

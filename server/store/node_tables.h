@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -66,26 +67,32 @@ class NodesTable {
   Database& database_;
 };
 
-// Bytes of a filesystem that an operation will still write.
+// Bytes of a filesystem that an operation will still write. Filesystems are named as
+// cache/space.h does, so that all nodes of a machine count each other's.
 class ReservationsTable {
  public:
   explicit ReservationsTable(Database& database) : database_(database) {}
-  // Makes, changes or (0 bytes) removes the reservation of `operation` on `filesystem` (node_id +
-  // device number). INSUFFICIENT_DISK (both figures; `where` is the path to name) when the sum of
-  // all would exceed `free_bytes`.
+  // Makes, changes or (0 bytes) removes the reservation of `operation`. INSUFFICIENT_DISK (both
+  // figures; `where` is the path to name) when the sum of all would exceed what is free; ABORTED
+  // when the operation has ended.
   struct Request {
     std::string operation;
     std::string node_id;
     std::string filesystem;
     std::string where;
     int64_t bytes = 0;
-    int64_t free_bytes = 0;
+    // Asked while no other reservation can be made, and after the others were summed up: bytes that
+    // are allocated already and not given back yet count twice then, and never not at all.
+    std::function<absl::StatusOr<int64_t>()> free_bytes;
   };
   absl::Status Reserve(const Request& request);
+  // Lowers the reservation to `bytes`; one that is smaller stays.
+  absl::Status Shrink(std::string_view operation, int64_t bytes);
   absl::Status Release(std::string_view operation);
   // Bytes reserved on it by operations other than `except` (may be empty).
-  absl::StatusOr<int64_t> Reserved(std::string_view node_id, std::string_view filesystem,
-                                   std::string_view except);
+  absl::StatusOr<int64_t> Reserved(std::string_view filesystem, std::string_view except);
+  // Bytes reserved on it by operations of other models.
+  absl::StatusOr<int64_t> ReservedByOtherModels(std::string_view filesystem, int64_t model_id);
 
  private:
   Database& database_;

@@ -21,7 +21,8 @@ std::string Columns() {
          " o.phase, o.bytes_done, o.bytes_total, o.bytes_per_second, o.eta_ms, o.files_done,"
          " o.files_total, o.files, COALESCE(o.error::text, ''), o.cancel_requested,"
          " o.pause_requested, o.owner, o.epoch, " +
-         MicrosecondsSql("o.create_time") + ", " + MicrosecondsSql("o.end_time");
+         MicrosecondsSql("o.create_time") + ", " + MicrosecondsSql("o.end_time") +
+         ", o.priority, o.bytes_per_second_max, o.waits_for_space";
 }
 
 Operation ToOperation(const pqxx::row& row) {
@@ -50,6 +51,9 @@ Operation ToOperation(const pqxx::row& row) {
   operation.epoch = row[19].as<int64_t>();
   operation.create_time = Time(row[20]);
   if (!row[21].is_null()) operation.end_time = Time(row[21]);
+  operation.spec.priority = row[22].as<int32_t>();
+  operation.spec.bytes_per_second_max = row[23].as<int64_t>();
+  operation.waits_for_space = row[24].as<bool>();
   return operation;
 }
 
@@ -132,25 +136,67 @@ absl::Status Insert(pqxx::dbtransaction& transaction, const Operation& operation
   const OperationProgress& progress = operation.progress;
   const pqxx::row row = transaction.exec_params1(
       "INSERT INTO operations AS o (name, kind, model_id, model_name, node_id, spec, priority,"
-      " state, phase, bytes_done, bytes_total, files_done, files_total, files, error, end_time)"
+      " state, phase, bytes_done, bytes_total, files_done, files_total, files, error, end_time,"
+      " bytes_per_second_max)"
       " VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7, $8::smallint, $9, $10, $11, $12, $13,"
-      " $14::jsonb, NULLIF($15, '')::jsonb, CASE WHEN $8::smallint IN (4, 5, 6) THEN now() END)"
+      " $14::jsonb, NULLIF($15, '')::jsonb, CASE WHEN $8::smallint IN (4, 5, 6) THEN now() END,"
+      " $16)"
       " RETURNING " +
           Columns(),
       Text(operation.name), static_cast<int>(operation.kind), operation.model_id, model_name,
       Text(operation.node_id), OperationSpecJson(operation.spec), operation.spec.priority,
       static_cast<int>(operation.state), static_cast<int>(progress.phase), progress.bytes_done,
       progress.bytes_total, progress.files_done, progress.files_total, FilesJson(progress.files),
-      ErrorText(operation.error));
+      ErrorText(operation.error), operation.spec.bytes_per_second_max);
   out = ToOperation(row);
   return absl::OkStatus();
 }
 
-// What an operation becomes that nobody runs any more: what was asked for meanwhile, else PENDING.
-constexpr char kSetLetGo[] =
-    " state = CASE WHEN o.cancel_requested THEN 6 WHEN o.pause_requested THEN 3 ELSE 1 END,"
-    " end_time = CASE WHEN o.cancel_requested THEN now() END,"
-    " pause_requested = false, owner = '', lease_until = NULL";
+constexpr char kSetResumed[] = "state = 1, due_time = now(), waits_for_space = false, error = NULL";
+
+// What an operation becomes that nobody runs any more: what was asked for meanwhile, else
+// `otherwise` with `error`. `cancelled` is the error of a cancelled one. All three are SQL.
+std::string SetLetGo(const std::string& otherwise, const std::string& error,
+                     const std::string& cancelled) {
+  return " state = CASE WHEN o.cancel_requested THEN 6 WHEN o.pause_requested THEN 3 ELSE " +
+         otherwise + " END, error = CASE WHEN o.cancel_requested THEN " + cancelled +
+         "::jsonb WHEN o.pause_requested THEN NULL ELSE " + error +
+         " END, end_time = CASE WHEN o.cancel_requested THEN now() END,"
+         " pause_requested = false, owner = '', lease_until = NULL";
+}
+
+// How an operation goes on that its owner lets go, unless something else was asked for meanwhile.
+struct LetGo {
+  OperationState state = OperationState::kPending;
+  absl::Status error;
+  milliseconds delay{0};         // of kPending
+  bool waits_for_space = false;  // of kPaused
+};
+
+absl::Status LetGoOf(Database& database, const OperationLease& lease, OperationProgress progress,
+                     const LetGo& to) {
+  progress.bytes_per_second = 0;
+  progress.eta.reset();
+  return database.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    pqxx::result rows;
+    RETURN_IF_ERROR(FencedProgress(
+        transaction, lease, progress,
+        "UPDATE operations o SET" + std::string(kSetProgress) + "," +
+            SetLetGo("$13::smallint", "NULLIF($14, '')::jsonb", "$12") +
+            ", due_time = clock_timestamp() + $15::bigint * interval '1 millisecond',"
+            " waits_for_space = $16::boolean AND NOT o.cancel_requested AND NOT o.pause_requested" +
+            kFence + " RETURNING o.state, o.waits_for_space",
+        rows, CancelledText(), static_cast<int>(to.state), ErrorText(to.error),
+        static_cast<int64_t>(to.delay.count()), to.waits_for_space));
+    const bool cancelled =
+        static_cast<OperationState>(rows[0][0].as<int>()) == OperationState::kCancelled;
+    // What waits for space must not keep it from others that would fit.
+    if (cancelled || rows[0][1].as<bool>()) {
+      transaction.exec_params("DELETE FROM reservations WHERE operation = $1", Text(lease.name));
+    }
+    return absl::OkStatus();
+  });
+}
 
 }  // namespace
 
@@ -212,21 +258,30 @@ absl::StatusOr<std::vector<Operation>> OperationsTable::List(std::optional<std::
 
 absl::StatusOr<std::vector<Operation>> OperationsTable::Claim(std::string_view node_id,
                                                               std::chrono::seconds lease,
-                                                              int64_t limit) {
+                                                              const ClaimRoom& room) {
+  constexpr char kDue[] =
+      " AND (CASE state WHEN 1 THEN due_time ELSE lease_until END) <= clock_timestamp()"
+      " ORDER BY priority DESC, id LIMIT ";
   std::vector<Operation> claimed;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     claimed.clear();
     for (const pqxx::row& row : transaction.exec_params(
-             "WITH due AS (SELECT id FROM operations WHERE node_id = $1"
-             "   AND state IN (1, 2) AND (CASE state WHEN 1 THEN due_time ELSE lease_until END)"
-             "     <= clock_timestamp()"
-             "   ORDER BY priority DESC, id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED),"
-             " o AS (UPDATE operations SET state = 2, owner = $1, epoch = epoch + 1,"
-             "   lease_until = clock_timestamp() + $3::bigint * interval '1 second'"
-             "   WHERE id IN (SELECT id FROM due) RETURNING *)"
-             " SELECT " +
+             "WITH downloads AS (SELECT id FROM operations WHERE node_id = $1"
+             "   AND state IN (1, 2) AND kind = 1 AND priority > $5::bigint" +
+                 std::string(kDue) +
+                 "$2 FOR NO KEY UPDATE SKIP LOCKED),"
+                 " others AS (SELECT id FROM operations WHERE node_id = $1"
+                 "   AND state IN (1, 2) AND kind <> 1" +
+                 kDue +
+                 "$4 FOR NO KEY UPDATE SKIP LOCKED),"
+                 " o AS (UPDATE operations SET state = 2, owner = $1, epoch = epoch + 1,"
+                 "   lease_until = clock_timestamp() + $3::bigint * interval '1 second'"
+                 "   WHERE id IN (SELECT id FROM downloads UNION ALL SELECT id FROM others)"
+                 "   RETURNING *)"
+                 " SELECT " +
                  Columns() + " FROM o ORDER BY o.priority DESC, o.id",
-             Text(node_id), limit, static_cast<int64_t>(lease.count()))) {
+             Text(node_id), room.downloads, static_cast<int64_t>(lease.count()), room.others,
+             room.downloads_above)) {
       claimed.push_back(ToOperation(row));
     }
     return absl::OkStatus();
@@ -236,13 +291,12 @@ absl::StatusOr<std::vector<Operation>> OperationsTable::Claim(std::string_view n
 
 absl::Status OperationsTable::Reclaim(std::string_view node_id) {
   return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
-    transaction.exec_params(
-        "WITH o AS (UPDATE operations o SET" + std::string(kSetLetGo) +
-            ", due_time = now(),"
-            " error = CASE WHEN o.cancel_requested THEN $2::jsonb ELSE o.error END"
-            " WHERE o.node_id = $1 AND o.state = 2 RETURNING o.name, o.state)"
-            " DELETE FROM reservations r USING o WHERE r.operation = o.name AND o.state = 6",
-        Text(node_id), CancelledText());
+    transaction.exec_params("WITH o AS (UPDATE operations o SET" + SetLetGo("1", "o.error", "$2") +
+                                ", due_time = now() WHERE o.node_id = $1 AND o.state = 2"
+                                " RETURNING o.name, o.state)"
+                                " DELETE FROM reservations r USING o"
+                                " WHERE r.operation = o.name AND o.state = 6",
+                            Text(node_id), CancelledText());
     return absl::OkStatus();
   });
 }
@@ -263,13 +317,17 @@ absl::StatusOr<OperationsTable::Wishes> OperationsTable::WriteProgress(
   Wishes wishes;
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     pqxx::result rows;
-    RETURN_IF_ERROR(
-        FencedProgress(transaction, lease, progress,
-                       std::string("UPDATE operations o SET") + kSetProgress +
-                           ", lease_until = clock_timestamp() + $12::bigint * interval '1 second'" +
-                           kFence + " RETURNING o.cancel_requested, o.pause_requested",
-                       rows, static_cast<int64_t>(kProgressLease.count())));
-    wishes = {.cancel = rows[0][0].as<bool>(), .pause = rows[0][1].as<bool>()};
+    RETURN_IF_ERROR(FencedProgress(
+        transaction, lease, progress,
+        std::string("UPDATE operations o SET") + kSetProgress +
+            ", lease_until = clock_timestamp() + $12::bigint * interval '1 second'" + kFence +
+            " RETURNING o.cancel_requested, o.pause_requested, o.priority,"
+            " o.bytes_per_second_max",
+        rows, static_cast<int64_t>(kProgressLease.count())));
+    wishes = {.cancel = rows[0][0].as<bool>(),
+              .pause = rows[0][1].as<bool>(),
+              .priority = rows[0][2].as<int32_t>(),
+              .bytes_per_second_max = rows[0][3].as<int64_t>()};
     return absl::OkStatus();
   }));
   return wishes;
@@ -293,33 +351,21 @@ absl::Status OperationsTable::Finish(const OperationLease& lease, OperationState
 }
 
 absl::Status OperationsTable::GiveBack(const OperationLease& lease, milliseconds delay,
-                                       const absl::Status& last_error) {
-  return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
-    pqxx::result rows;
-    RETURN_IF_ERROR(Fenced(
-        transaction, lease,
-        "UPDATE operations o SET" + std::string(kSetLetGo) +
-            ", due_time = clock_timestamp() + $4::bigint * interval '1 millisecond',"
-            " error = CASE WHEN o.cancel_requested THEN $6::jsonb ELSE NULLIF($5, '')::jsonb END" +
-            kFence + " RETURNING o.state",
-        rows, static_cast<int64_t>(delay.count()), ErrorText(last_error), CancelledText()));
-    if (static_cast<OperationState>(rows[0][0].as<int>()) == OperationState::kCancelled) {
-      transaction.exec_params("DELETE FROM reservations WHERE operation = $1", Text(lease.name));
-    }
-    return absl::OkStatus();
-  });
+                                       const absl::Status& last_error,
+                                       const OperationProgress& progress) {
+  return LetGoOf(database_, lease, progress,
+                 {.state = OperationState::kPending, .error = last_error, .delay = delay});
 }
 
-absl::Status OperationsTable::Pause(const OperationLease& lease) {
-  return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
-    pqxx::result rows;
-    return Fenced(transaction, lease,
-                  std::string("UPDATE operations o SET state = 3, pause_requested = false,"
-                              " bytes_per_second = 0, eta_ms = NULL, owner = '',"
-                              " lease_until = NULL") +
-                      kFence,
-                  rows);
-  });
+absl::Status OperationsTable::Pause(const OperationLease& lease,
+                                    const OperationProgress& progress) {
+  return LetGoOf(database_, lease, progress, {.state = OperationState::kPaused});
+}
+
+absl::Status OperationsTable::WaitForSpace(const OperationLease& lease, const absl::Status& error,
+                                           const OperationProgress& progress) {
+  return LetGoOf(database_, lease, progress,
+                 {.state = OperationState::kPaused, .error = error, .waits_for_space = true});
 }
 
 absl::StatusOr<Operation> OperationsTable::RequestCancel(std::string_view name) {
@@ -332,7 +378,7 @@ absl::StatusOr<Operation> OperationsTable::RequestCancel(std::string_view name) 
     }
     const pqxx::row row = transaction.exec_params1(
         "UPDATE operations o SET state = 6, cancel_requested = true, end_time = now(),"
-        " error = $2::jsonb WHERE o.name = $1 RETURNING " +
+        " waits_for_space = false, error = $2::jsonb WHERE o.name = $1 RETURNING " +
             Columns(),
         operation.name, CancelledText());
     operation = ToOperation(row);
@@ -348,9 +394,8 @@ absl::StatusOr<Operation> OperationsTable::RequestPause(std::string_view name) {
     RETURN_IF_ERROR(Find(transaction, name, " FOR NO KEY UPDATE", operation));
     switch (operation.state) {
       case OperationState::kPaused:
-        return absl::OkStatus();
       case OperationState::kPending:
-        return Change(transaction, "state = 3", operation);
+        return Change(transaction, "state = 3, waits_for_space = false, error = NULL", operation);
       case OperationState::kRunning:
         return Change(transaction, "pause_requested = true", operation);
       default:
@@ -365,13 +410,71 @@ absl::StatusOr<Operation> OperationsTable::Resume(std::string_view name) {
   RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
     RETURN_IF_ERROR(Find(transaction, name, " FOR NO KEY UPDATE", operation));
     if (operation.state == OperationState::kPaused) {
-      return Change(transaction, "state = 1, due_time = now()", operation);
+      return Change(transaction, kSetResumed, operation);
     }
     // Its owner has not obeyed the pause yet, and need not any more.
     if (operation.pause_requested && !operation.done()) {
       return Change(transaction, "pause_requested = false", operation);
     }
     return NotActive(operation, "resume");
+  }));
+  return operation;
+}
+
+absl::StatusOr<std::vector<Operation>> OperationsTable::ListPaused(std::string_view node_id) {
+  std::vector<Operation> paused;
+  RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    paused.clear();
+    for (const pqxx::row& row :
+         transaction.exec_params("SELECT " + Columns() +
+                                     " FROM operations o WHERE o.node_id = $1 AND o.state = 3"
+                                     " ORDER BY o.priority DESC, o.id",
+                                 Text(node_id))) {
+      paused.push_back(ToOperation(row));
+    }
+    return absl::OkStatus();
+  }));
+  return paused;
+}
+
+absl::Status OperationsTable::EndWaitForSpace(std::string_view name) {
+  return database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    transaction.exec_params("UPDATE operations o SET " + std::string(kSetResumed) +
+                                " WHERE o.name = $1 AND o.state = 3 AND o.waits_for_space",
+                            Text(name));
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<std::vector<std::string>> OperationsTable::RaiseDownloads(int64_t model_id,
+                                                                         std::string_view node_id,
+                                                                         int32_t priority) {
+  std::vector<std::string> raised;
+  RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    raised.clear();
+    for (const pqxx::row& row : transaction.exec_params(
+             "UPDATE operations o SET priority = $3 WHERE o.model_id = $1 AND o.node_id = $2"
+             " AND o.kind = 1 AND o.state IN (1, 2, 3) AND o.priority < $3 RETURNING o.name",
+             model_id, Text(node_id), priority)) {
+      raised.push_back(row[0].as<std::string>());
+    }
+    return absl::OkStatus();
+  }));
+  return raised;
+}
+
+absl::StatusOr<Operation> OperationsTable::SetBytesPerSecondMax(std::string_view name,
+                                                                int64_t bytes_per_second_max) {
+  Operation operation;
+  RETURN_IF_ERROR(database_.Transact([&](pqxx::dbtransaction& transaction) -> absl::Status {
+    RETURN_IF_ERROR(Find(transaction, name, " FOR NO KEY UPDATE", operation));
+    if (operation.done()) return NotActive(operation, "limit");
+    const pqxx::row row = transaction.exec_params1(
+        "UPDATE operations o SET bytes_per_second_max = $2 WHERE o.name = $1 RETURNING " +
+            Columns(),
+        operation.name, bytes_per_second_max);
+    operation = ToOperation(row);
+    return absl::OkStatus();
   }));
   return operation;
 }

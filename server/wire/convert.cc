@@ -111,6 +111,8 @@ modeld::v1::Operation ToProto(const Operation& operation) {
   *out.mutable_create_time() = ToProto(operation.create_time);
   if (operation.end_time) *out.mutable_end_time() = ToProto(*operation.end_time);
   out.set_done(operation.done());
+  out.set_priority(operation.spec.priority);
+  out.set_bytes_per_second_max(operation.spec.bytes_per_second_max);
   return out;
 }
 

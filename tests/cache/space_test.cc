@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/sysmacros.h>
 
 #include <filesystem>
 #include <string>
@@ -30,6 +31,22 @@ TEST(FilesystemOfTest, APathThatIsNotThereYetIsThatOfItsParent) {
   EXPECT_EQ(there->id, later->id);
   EXPECT_GT(there->total_bytes, 0);
   EXPECT_GE(there->total_bytes, there->free_bytes);
+}
+
+TEST(FilesystemOfTest, FilesystemsOfOneMachineHaveDifferentIds) {
+  EXPECT_NE(FilesystemOf("/proc")->id, FilesystemOf("/sys")->id);
+}
+
+TEST(MountSourceTest, TheSourceOfTheDeviceIsFound) {
+  const std::string_view mounts =
+      "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+      "40 22 0:52 / /models rw master:3 shared:2 - nfs4 server:/export/a\\040b rw,vers=4.2\n"
+      "41 22 0:53 / /none rw\n";
+
+  EXPECT_EQ(MountSource(mounts, makedev(0, 52)), "server:/export/a\\040b");
+  EXPECT_EQ(MountSource(mounts, makedev(8, 1)), "/dev/sda1");
+  EXPECT_EQ(MountSource(mounts, makedev(0, 53)), "");
+  EXPECT_EQ(MountSource(mounts, makedev(9, 9)), "");
 }
 
 struct SpaceCase {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -42,6 +43,7 @@ struct DaemonOptions {
   std::chrono::milliseconds hub_patience{5'000};
   bool with_loader = true;
   bool offline = false;  // hub.offline
+  int64_t attempts_max = 16;
   Clock* loader_clock = &Clock::Real();
 };
 
@@ -93,10 +95,12 @@ struct Daemon {
   void StartLoader() {
     Loader::Options loading;
     loading.node_id = kNodeId;
+    loading.attempts_max = options.attempts_max;
     loading.tick = std::chrono::milliseconds(100);
     loading.heartbeat = std::chrono::milliseconds(500);
     loading.gauges = std::chrono::milliseconds(500);
     loading.retry_base = std::chrono::milliseconds(100);
+    loading.space_check = std::chrono::milliseconds(100);
     loading.drain = std::chrono::milliseconds(2'000);
     loader = std::make_unique<Loader>(loading, Loader::Parts{.tables = tables,
                                                              .registry = registry,
@@ -187,6 +191,13 @@ class ControlTest : public testing::Test {
       Clock::Real().Sleep(std::chrono::milliseconds(20), {});
     }
     return ::testing::AssertionFailure() << "did not come true";
+  }
+  // Whether a file of the operation is on its way, with its space allocated.
+  bool IsFetching(const Operation& operation) {
+    const auto now = daemon().operations.Get(operation.name);
+    return now.ok() && std::ranges::any_of(now->progress.files, [](const FileProgress& file) {
+             return file.state == FileState::kDownloading;
+           });
   }
   ModelState StateOf(const std::string& name) {
     const auto view = daemon().registry.Get(name);

@@ -197,13 +197,14 @@ TEST_F(RegistryTest, WhatOthersHaveReservedIsNotFree) {
   ASSERT_THAT(before, IsOk());
   const auto filesystem = FilesystemOf(cache());
   ASSERT_THAT(filesystem, IsOk());
-  ASSERT_THAT(daemon().tables.reservations.Reserve({.operation = "other",
-                                                    .node_id = kNodeId,
-                                                    .filesystem = filesystem->id,
-                                                    .where = cache(),
-                                                    .bytes = before->free_bytes / 2,
-                                                    .free_bytes = filesystem->free_bytes}),
-              IsOk());
+  ASSERT_THAT(
+      daemon().tables.reservations.Reserve({.operation = "other",
+                                            .node_id = kNodeId,
+                                            .filesystem = filesystem->id,
+                                            .where = cache(),
+                                            .bytes = before->free_bytes / 2,
+                                            .free_bytes = [&] { return filesystem->free_bytes; }}),
+      IsOk());
 
   const auto after = registry().CheckSpace({.estimated_size_mb = 1}, {});
 

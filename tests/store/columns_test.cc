@@ -26,7 +26,6 @@ TEST(ColumnsTest, OperationSpecComesBackAsItWas) {
   spec.load = {.dtype = "float32", .device_map = "", .device_map_entries = {{"model", "cuda:1"}}};
   spec.load.max_context = 4096;
   spec.pinned = true;
-  spec.priority = -3;
   spec.filter = FileFilter{.allow_patterns = {"*.json"}, .ignore_patterns = {"a\"b", "*.bin"}};
 
   const OperationSpec back = OperationSpecFromJson(OperationSpecJson(spec));
@@ -34,7 +33,6 @@ TEST(ColumnsTest, OperationSpecComesBackAsItWas) {
   EXPECT_EQ(back.revision, spec.revision);
   EXPECT_EQ(back.load, spec.load);
   EXPECT_EQ(back.pinned, spec.pinned);
-  EXPECT_EQ(back.priority, spec.priority);
   EXPECT_EQ(back.filter, spec.filter);
   EXPECT_FALSE(OperationSpecFromJson(OperationSpecJson({})).filter.has_value());
 }

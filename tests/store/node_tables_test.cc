@@ -1,7 +1,10 @@
 #include "server/store/node_tables.h"
 
+#include <atomic>
+#include <functional>
 #include <latch>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/store/store_fixture.h"
@@ -181,7 +184,7 @@ TEST_F(ReservationsTableTest, SpaceIsPromisedOnce) {
                                   .filesystem = "8:1",
                                   .where = "/data",
                                   .bytes = bytes,
-                                  .free_bytes = 100});
+                                  .free_bytes = [] { return 100; }});
   };
   ASSERT_THAT(reserve("one", 60), IsOk());
 
@@ -192,10 +195,9 @@ TEST_F(ReservationsTableTest, SpaceIsPromisedOnce) {
   EXPECT_EQ(DetailsOf(refused).metadata.at("free_bytes"), "40");
   EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("/data"));
   EXPECT_THAT(reserve("two", 40), IsOk());
-  EXPECT_EQ(*reservations_.Reserved("n", "8:1", ""), 100);
-  EXPECT_EQ(*reservations_.Reserved("n", "8:1", "one"), 40);
-  EXPECT_EQ(*reservations_.Reserved("n", "8:2", ""), 0);
-  EXPECT_EQ(*reservations_.Reserved("other", "8:1", ""), 0);
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 100);
+  EXPECT_EQ(*reservations_.Reserved("8:1", "one"), 40);
+  EXPECT_EQ(*reservations_.Reserved("8:2", ""), 0);
 }
 
 TEST_F(ReservationsTableTest, ReservationShrinksAndGoes) {
@@ -205,18 +207,18 @@ TEST_F(ReservationsTableTest, ReservationShrinksAndGoes) {
                                   .filesystem = "8:1",
                                   .where = "/data",
                                   .bytes = bytes,
-                                  .free_bytes = 100});
+                                  .free_bytes = [] { return 100; }});
   };
   ASSERT_THAT(reserve(100), IsOk());
   ASSERT_THAT(reserve(30), IsOk());
-  EXPECT_EQ(*reservations_.Reserved("n", "8:1", ""), 30);
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 30);
   ASSERT_THAT(reserve(0), IsOk());
-  EXPECT_EQ(*reservations_.Reserved("n", "8:1", ""), 0);
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 0);
   ASSERT_THAT(reserve(20), IsOk());
 
   ASSERT_THAT(reservations_.Release("one"), IsOk());
 
-  EXPECT_EQ(*reservations_.Reserved("n", "8:1", ""), 0);
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 0);
 }
 
 TEST_F(ReservationsTableTest, ConcurrentReservationsNeverExceedTheSpace) {
@@ -232,7 +234,7 @@ TEST_F(ReservationsTableTest, ConcurrentReservationsNeverExceedTheSpace) {
                                                            .filesystem = "8:1",
                                                            .where = "/data",
                                                            .bytes = 30,
-                                                           .free_bytes = 100});
+                                                           .free_bytes = [] { return 100; }});
         if (status.ok())
           ++granted;
         else
@@ -242,7 +244,7 @@ TEST_F(ReservationsTableTest, ConcurrentReservationsNeverExceedTheSpace) {
   }
 
   EXPECT_EQ(granted, 3);
-  EXPECT_EQ(*reservations_.Reserved("n", "8:1", ""), 90);
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 90);
 }
 
 TEST_F(ReservationsTableTest, OperationThatEndedReservesNothing) {
@@ -254,10 +256,137 @@ TEST_F(ReservationsTableTest, OperationThatEndedReservesNothing) {
                                                      .filesystem = "8:1",
                                                      .where = "/data",
                                                      .bytes = 1,
-                                                     .free_bytes = 100});
+                                                     .free_bytes = [] { return 100; }});
 
   EXPECT_THAT(status, StatusIs(absl::StatusCode::kAborted));
-  EXPECT_EQ(*reservations_.Reserved("node-a", "8:1", ""), 0);
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 0);
+}
+
+TEST_F(ReservationsTableTest, NodesOfOneMachineCountEachOthersBytes) {
+  const auto reserve = [&](const char* operation, const char* node, int64_t bytes) {
+    return reservations_.Reserve({.operation = operation,
+                                  .node_id = node,
+                                  .filesystem = "8:1",
+                                  .where = "/data",
+                                  .bytes = bytes,
+                                  .free_bytes = [] { return 100; }});
+  };
+  ASSERT_THAT(reserve("one", "node-a", 60), IsOk());
+
+  EXPECT_THAT(reserve("two", "node-b", 41), HasReasonOf(Reason::kInsufficientDisk));
+  EXPECT_THAT(reserve("two", "node-b", 40), IsOk());
+}
+
+TEST_F(ReservationsTableTest, PromisesOfANodeThatIsGoneKeepNobodyWaiting) {
+  ASSERT_THAT(nodes_.Heartbeat({.node_id = "gone", .name = "gone"}), IsOk());
+  ASSERT_THAT(reservations_.Reserve({.operation = "one",
+                                     .node_id = "gone",
+                                     .filesystem = "8:1",
+                                     .where = "/data",
+                                     .bytes = 60,
+                                     .free_bytes = [] { return 100; }}),
+              IsOk());
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 60);
+
+  RunSql(url_, "UPDATE nodes SET heartbeat_time = now() - interval '2 hours'");
+
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 0);
+}
+
+// Whoever allocates lowers his reservation afterwards, so that what is free must be asked for after
+// the others were summed up; and nobody else may reserve in between.
+TEST_F(ReservationsTableTest, FreeBytesAreAskedForWhenNoOtherCanReserve) {
+  std::jthread other;
+  std::atomic<bool> other_ended = false;
+  const auto reserve = [&](const char* operation,
+                           std::function<absl::StatusOr<int64_t>()> free_bytes) {
+    return reservations_.Reserve({.operation = operation,
+                                  .node_id = "n",
+                                  .filesystem = "8:1",
+                                  .where = "/data",
+                                  .bytes = 60,
+                                  .free_bytes = std::move(free_bytes)});
+  };
+
+  const absl::Status first = reserve("one", [&]() -> absl::StatusOr<int64_t> {
+    other = std::jthread([&] {
+      EXPECT_THAT(reserve("two", [] { return 100; }), HasReasonOf(Reason::kInsufficientDisk));
+      other_ended = true;
+    });
+    // It waits for us: for its lock, as the database tells.
+    while (RunSql(url_,
+                  "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+                  " AND NOT granted") == "0\n") {
+      EXPECT_FALSE(other_ended);
+      if (other_ended) break;
+    }
+    return 100;
+  });
+
+  EXPECT_THAT(first, IsOk());
+  other.join();
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 60);
+}
+
+TEST_F(ReservationsTableTest, ErrorOfTheFilesystemReservesNothing) {
+  const absl::Status status =
+      reservations_.Reserve({.operation = "one",
+                             .node_id = "n",
+                             .filesystem = "8:1",
+                             .where = "/data",
+                             .bytes = 1,
+                             .free_bytes = [] { return absl::NotFoundError("unmounted"); }});
+
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 0);
+}
+
+TEST_F(ReservationsTableTest, ReservationOnlyShrinks) {
+  ASSERT_THAT(reservations_.Reserve({.operation = "one",
+                                     .node_id = "n",
+                                     .filesystem = "8:1",
+                                     .where = "/data",
+                                     .bytes = 50,
+                                     .free_bytes = [] { return 100; }}),
+              IsOk());
+
+  ASSERT_THAT(reservations_.Shrink("one", 70), IsOk());
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 50);
+  ASSERT_THAT(reservations_.Shrink("one", 20), IsOk());
+  EXPECT_EQ(*reservations_.Reserved("8:1", ""), 20);
+  ASSERT_THAT(reservations_.Shrink("one", 0), IsOk());
+  EXPECT_EQ(RunSql(url_, "SELECT count(*) FROM reservations"), "0\n");
+}
+
+TEST_F(ReservationsTableTest, FilesystemThatWasNamedAnewHasOneReservation) {
+  for (const char* filesystem : {"boot-1 8:1", "boot-2 8:1"}) {
+    ASSERT_THAT(reservations_.Reserve({.operation = "one",
+                                       .node_id = "n",
+                                       .filesystem = filesystem,
+                                       .where = "/data",
+                                       .bytes = 50,
+                                       .free_bytes = [] { return 100; }}),
+                IsOk());
+  }
+
+  EXPECT_EQ(*reservations_.Reserved("boot-1 8:1", ""), 0);
+  EXPECT_EQ(*reservations_.Reserved("boot-2 8:1", ""), 50);
+}
+
+TEST_F(ReservationsTableTest, WhatOtherModelsReservedIsKnown) {
+  const Model model = InsertModel("m");
+  const Operation own = StartDownload(model);
+  for (const std::string& operation : {own.name, std::string("other")}) {
+    ASSERT_THAT(reservations_.Reserve({.operation = operation,
+                                       .node_id = "n",
+                                       .filesystem = "8:1",
+                                       .where = "/data",
+                                       .bytes = 30,
+                                       .free_bytes = [] { return 100; }}),
+                IsOk());
+  }
+
+  EXPECT_EQ(*reservations_.ReservedByOtherModels("8:1", model.id), 30);
 }
 
 }  // namespace

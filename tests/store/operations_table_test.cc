@@ -29,10 +29,10 @@ class OperationsTableTest : public StoreTest {
                                        .filesystem = "8:1",
                                        .where = "/data",
                                        .bytes = 10,
-                                       .free_bytes = 100}),
+                                       .free_bytes = [] { return 100; }}),
                 IsOk());
   }
-  int64_t ReservedBytes() { return reservations_.Reserved("node-a", "8:1", "").value_or(-1); }
+  int64_t ReservedBytes() { return reservations_.Reserved("8:1", "").value_or(-1); }
 };
 
 TEST_F(OperationsTableTest, StartedOperationComesBackWhole) {
@@ -178,8 +178,8 @@ TEST_F(OperationsTableTest, ClaimsGoByPriorityAndAgeAndOnlyToTheirNode) {
   const Operation second = StartDownload(model);
   const Operation urgent = StartDownload(model, 5);
 
-  EXPECT_TRUE(operations_.Claim("node-b", seconds(30), 10)->empty());
-  const auto claimed = operations_.Claim("node-a", seconds(30), 3);
+  EXPECT_TRUE(operations_.Claim("node-b", seconds(30), {10, 10})->empty());
+  const auto claimed = operations_.Claim("node-a", seconds(30), {3, 3});
 
   ASSERT_THAT(claimed, IsOk());
   ASSERT_EQ(claimed->size(), 3u);
@@ -204,7 +204,7 @@ TEST_F(OperationsTableTest, NoOperationIsClaimedTwice) {
       threads.emplace_back([&] {
         start.arrive_and_wait();
         for (int round = 0; round < 20; ++round) {
-          const auto claimed = operations_.Claim("node-a", seconds(30), 3);
+          const auto claimed = operations_.Claim("node-a", seconds(30), {3, 3});
           ASSERT_THAT(claimed, IsOk());
           MutexLock lock(mutex);
           for (const Operation& operation : *claimed) names.push_back(operation.name);
@@ -229,8 +229,8 @@ TEST_F(OperationsTableTest, LapsedLeaseIsClaimableAndItsOldOwnerMustStop) {
   EXPECT_THAT(operations_.Renew(old, seconds(30)), aborted);
   EXPECT_THAT(operations_.WriteProgress(old, {.bytes_done = 99}), aborted);
   EXPECT_THAT(operations_.Finish(old, OperationState::kSucceeded, absl::OkStatus(), {}), aborted);
-  EXPECT_THAT(operations_.GiveBack(old, milliseconds(0), absl::OkStatus()), aborted);
-  EXPECT_THAT(operations_.Pause(old), aborted);
+  EXPECT_THAT(operations_.GiveBack(old, milliseconds(0), absl::OkStatus(), {}), aborted);
+  EXPECT_THAT(operations_.Pause(old, {}), aborted);
   EXPECT_EQ(operations_.Get(old.name)->progress.bytes_done, 0);
   EXPECT_THAT(operations_.Renew(taken, seconds(30)), IsOk());
 }
@@ -249,7 +249,7 @@ TEST_F(OperationsTableTest, RenewedLeaseIsNotClaimable) {
 
   ASSERT_THAT(operations_.Renew(lease, seconds(30)), IsOk());
 
-  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), 10)->empty());
+  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), {10, 10})->empty());
 }
 
 TEST_F(OperationsTableTest, ProgressIsReadAsItWasWrittenAndRenewsTheLease) {
@@ -279,7 +279,7 @@ TEST_F(OperationsTableTest, ProgressIsReadAsItWasWrittenAndRenewsTheLease) {
   EXPECT_EQ(back.files_done, 1);
   EXPECT_EQ(back.files_total, 2);
   EXPECT_EQ(back.files, progress.files);
-  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), 10)->empty());
+  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), {10, 10})->empty());
 }
 
 TEST_F(OperationsTableTest, FinishKeepsErrorAndProgressAndGivesTheReservationBack) {
@@ -300,24 +300,24 @@ TEST_F(OperationsTableTest, FinishKeepsErrorAndProgressAndGivesTheReservationBac
   EXPECT_TRUE(found->end_time.has_value());
   EXPECT_EQ(found->owner, "");
   EXPECT_EQ(ReservedBytes(), 0);
-  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), 10)->empty());
+  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), {10, 10})->empty());
 }
 
 TEST_F(OperationsTableTest, GivenBackOperationWaitsForItsTime) {
   const Operation operation = StartDownload(InsertModel("m"));
 
   ASSERT_THAT(operations_.GiveBack(ClaimOne(), milliseconds(3'600'000),
-                                   Error(Reason::kHubUnavailable, "away")),
+                                   Error(Reason::kHubUnavailable, "away"), {}),
               IsOk());
 
   EXPECT_EQ(StateOf(operation.name), OperationState::kPending);
   EXPECT_THAT(operations_.Get(operation.name)->error, HasReasonOf(Reason::kHubUnavailable));
-  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), 10)->empty());
+  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), {10, 10})->empty());
 }
 
 TEST_F(OperationsTableTest, GivenBackOperationWithoutDelayIsDueAtOnce) {
   const Operation operation = StartDownload(InsertModel("m"));
-  ASSERT_THAT(operations_.GiveBack(ClaimOne(), milliseconds(0), absl::OkStatus()), IsOk());
+  ASSERT_THAT(operations_.GiveBack(ClaimOne(), milliseconds(0), absl::OkStatus(), {}), IsOk());
 
   EXPECT_EQ(ClaimOne().name, operation.name);
 }
@@ -327,7 +327,7 @@ TEST_F(OperationsTableTest, ReclaimTakesTheNodesOwnOperationsBack) {
   const Operation plain = StartDownload(model);
   const Operation cancelled = StartDownload(model);
   const Operation paused = StartDownload(model);
-  ASSERT_EQ(operations_.Claim("node-a", seconds(3600), 10)->size(), 3u);
+  ASSERT_EQ(operations_.Claim("node-a", seconds(3600), {10, 10})->size(), 3u);
   ReserveFor(cancelled.name);
   ASSERT_THAT(operations_.RequestCancel(cancelled.name), IsOk());
   ASSERT_THAT(operations_.RequestPause(paused.name), IsOk());
@@ -353,7 +353,7 @@ TEST_F(OperationsTableTest, PendingOperationIsCancelledAtOnce) {
   EXPECT_THAT(cancelled->error, StatusIs(absl::StatusCode::kCancelled));
   EXPECT_TRUE(cancelled->end_time.has_value());
   EXPECT_EQ(ReservedBytes(), 0);
-  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), 10)->empty());
+  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), {10, 10})->empty());
 }
 
 TEST_F(OperationsTableTest, RunningOperationHearsWhatIsWished) {
@@ -372,9 +372,9 @@ TEST_F(OperationsTableTest, RunningOperationHearsWhatIsWished) {
 
 TEST_F(OperationsTableTest, PausedOperationRunsOnlyWhenResumed) {
   const Operation operation = StartDownload(InsertModel("m"));
-  ASSERT_THAT(operations_.Pause(ClaimOne()), IsOk());
+  ASSERT_THAT(operations_.Pause(ClaimOne(), {}), IsOk());
   EXPECT_EQ(StateOf(operation.name), OperationState::kPaused);
-  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), 10)->empty());
+  EXPECT_TRUE(operations_.Claim("node-a", seconds(30), {10, 10})->empty());
   EXPECT_EQ(operations_.RequestPause(operation.name)->state, OperationState::kPaused);
 
   const absl::StatusOr<Operation> resumed = operations_.Resume(operation.name);
@@ -410,6 +410,177 @@ TEST_F(OperationsTableTest, RunningOperationThatWasNeverPausedCannotBeResumed) {
   ClaimOne();
 
   EXPECT_THAT(operations_.Resume(operation.name), HasReasonOf(Reason::kOperationNotActive));
+}
+
+TEST_F(OperationsTableTest, LoadsAreClaimedWhereDownloadsHaveNoRoom) {
+  const Model model = InsertModel("m");
+  const Operation download = StartDownload(model, 500);
+  const auto load = operations_.Start(
+      {.name = "load", .kind = OperationKind::kLoad, .model_id = model.id, .node_id = "node-a"},
+      [](const auto&) { return OperationsTable::Decision{.insert = true}; });
+  ASSERT_THAT(load, IsOk());
+
+  const auto claimed = operations_.Claim("node-a", seconds(30), {.downloads = 0, .others = 1});
+
+  ASSERT_THAT(claimed, IsOk());
+  ASSERT_EQ(claimed->size(), 1u);
+  EXPECT_EQ(claimed->front().name, "load");
+  EXPECT_EQ(ClaimOne().name, download.name);
+}
+
+TEST_F(OperationsTableTest, OnlyDownloadsAboveAPriorityAreClaimed) {
+  const Model model = InsertModel("m");
+  StartDownload(model, 4);
+  const Operation above = StartDownload(model, 5);
+
+  const auto claimed =
+      operations_.Claim("node-a", seconds(30), {.downloads = 10, .downloads_above = 4});
+
+  ASSERT_THAT(claimed, IsOk());
+  ASSERT_EQ(claimed->size(), 1u);
+  EXPECT_EQ(claimed->front().name, above.name);
+}
+
+TEST_F(OperationsTableTest, OwnerHearsPriorityAndLimitThatWereChanged) {
+  const Model model = InsertModel("m");
+  const Operation operation = StartDownload(model, 3);
+  const OperationLease lease = ClaimOne();
+
+  const auto raised = operations_.RaiseDownloads(model.id, "node-a", 100);
+  const auto limited = operations_.SetBytesPerSecondMax(operation.name, 5'000);
+
+  ASSERT_THAT(raised, IsOk());
+  EXPECT_THAT(*raised, ElementsAre(operation.name));
+  ASSERT_THAT(limited, IsOk());
+  EXPECT_EQ(limited->spec.bytes_per_second_max, 5'000);
+  EXPECT_EQ(limited->spec.priority, 100);
+  const auto wishes = operations_.WriteProgress(lease, {});
+  ASSERT_THAT(wishes, IsOk());
+  EXPECT_EQ(wishes->priority, 100);
+  EXPECT_EQ(wishes->bytes_per_second_max, 5'000);
+}
+
+TEST_F(OperationsTableTest, PrioritiesAreOnlyRaisedAndOnlyOfThatModelsDownloads) {
+  const Model model = InsertModel("m");
+  const Operation high = StartDownload(model, 200);
+  const Operation other = StartDownload(InsertModel("other"));
+
+  EXPECT_TRUE(operations_.RaiseDownloads(model.id, "node-a", 100)->empty());
+  EXPECT_TRUE(operations_.RaiseDownloads(model.id, "node-b", 300)->empty());
+
+  EXPECT_EQ(operations_.Get(high.name)->spec.priority, 200);
+  EXPECT_EQ(operations_.Get(other.name)->spec.priority, 0);
+}
+
+TEST_F(OperationsTableTest, LimitIsKeptFromTheStartUntilTheEnd) {
+  const Model model = InsertModel("m");
+  const auto started =
+      operations_.Start({.name = "op",
+                         .kind = OperationKind::kDownload,
+                         .model_id = model.id,
+                         .node_id = "node-a",
+                         .spec = {.bytes_per_second_max = 7}},
+                        [](const auto&) { return OperationsTable::Decision{.insert = true}; });
+
+  ASSERT_THAT(started, IsOk());
+  EXPECT_EQ(operations_.Get("op")->spec.bytes_per_second_max, 7);
+  ASSERT_THAT(operations_.RequestCancel("op"), IsOk());
+  EXPECT_THAT(operations_.SetBytesPerSecondMax("op", 8), HasReasonOf(Reason::kOperationNotActive));
+}
+
+class WaitForSpaceTest : public OperationsTableTest {
+ protected:
+  absl::Status NoRoom() { return InsufficientBytes(Reason::kInsufficientDisk, "/data", 10, 3); }
+};
+
+TEST_F(WaitForSpaceTest, ItIsPausedWithItsErrorAndGivesItsReservationBack) {
+  const Operation operation = StartDownload(InsertModel("m"));
+  const OperationLease lease = ClaimOne();
+  ReserveFor(operation.name);
+
+  ASSERT_THAT(
+      operations_.WaitForSpace(lease, NoRoom(),
+                               {.bytes_done = 5, .bytes_per_second = 9, .eta = milliseconds(3)}),
+      IsOk());
+
+  const auto waiting = operations_.Get(operation.name);
+  ASSERT_THAT(waiting, IsOk());
+  EXPECT_EQ(waiting->state, OperationState::kPaused);
+  EXPECT_TRUE(waiting->waits_for_space);
+  EXPECT_THAT(waiting->error, HasReasonOf(Reason::kInsufficientDisk));
+  EXPECT_EQ(waiting->progress.bytes_done, 5);
+  EXPECT_EQ(waiting->progress.bytes_per_second, 0);
+  EXPECT_FALSE(waiting->progress.eta.has_value());
+  EXPECT_EQ(ReservedBytes(), 0);
+  EXPECT_EQ(operations_.ListPaused("node-a")->size(), 1u);
+  EXPECT_TRUE(operations_.ListPaused("node-b")->empty());
+}
+
+TEST_F(WaitForSpaceTest, ItsEndMakesItPendingWithoutAnError) {
+  const Operation operation = StartDownload(InsertModel("m"));
+  ASSERT_THAT(operations_.WaitForSpace(ClaimOne(), NoRoom(), {}), IsOk());
+
+  ASSERT_THAT(operations_.EndWaitForSpace(operation.name), IsOk());
+
+  EXPECT_EQ(StateOf(operation.name), OperationState::kPending);
+  EXPECT_THAT(operations_.Get(operation.name)->error, IsOk());
+  EXPECT_FALSE(operations_.Get(operation.name)->waits_for_space);
+  EXPECT_EQ(ClaimOne().name, operation.name);
+}
+
+TEST_F(WaitForSpaceTest, PauseByRequestOutlivesTheEndOfTheWait) {
+  const Operation operation = StartDownload(InsertModel("m"));
+  ASSERT_THAT(operations_.WaitForSpace(ClaimOne(), NoRoom(), {}), IsOk());
+
+  const auto paused = operations_.RequestPause(operation.name);
+  ASSERT_THAT(operations_.EndWaitForSpace(operation.name), IsOk());
+
+  ASSERT_THAT(paused, IsOk());
+  EXPECT_FALSE(paused->waits_for_space);
+  EXPECT_THAT(paused->error, IsOk());
+  EXPECT_EQ(StateOf(operation.name), OperationState::kPaused);
+}
+
+TEST_F(WaitForSpaceTest, WhatWasAskedForMeanwhileIsObeyedInstead) {
+  const Model model = InsertModel("m");
+  const Operation to_pause = StartDownload(model);
+  const OperationLease pausing = ClaimOne();
+  const Operation to_cancel = StartDownload(model);
+  const OperationLease cancelling = ClaimOne();
+  ReserveFor(to_cancel.name);
+  ASSERT_THAT(operations_.RequestPause(to_pause.name), IsOk());
+  ASSERT_THAT(operations_.RequestCancel(to_cancel.name), IsOk());
+
+  ASSERT_THAT(operations_.WaitForSpace(pausing, NoRoom(), {}), IsOk());
+  ASSERT_THAT(operations_.WaitForSpace(cancelling, NoRoom(), {}), IsOk());
+
+  EXPECT_EQ(StateOf(to_pause.name), OperationState::kPaused);
+  EXPECT_FALSE(operations_.Get(to_pause.name)->waits_for_space);
+  EXPECT_EQ(StateOf(to_cancel.name), OperationState::kCancelled);
+  EXPECT_TRUE(operations_.Get(to_cancel.name)->end_time.has_value());
+  EXPECT_EQ(ReservedBytes(), 0);
+}
+
+TEST_F(OperationsTableTest, CancelThatCameBeforeThePauseWins) {
+  const Operation operation = StartDownload(InsertModel("m"));
+  const OperationLease lease = ClaimOne();
+  ASSERT_THAT(operations_.RequestPause(operation.name), IsOk());
+  ASSERT_THAT(operations_.RequestCancel(operation.name), IsOk());
+
+  ASSERT_THAT(operations_.Pause(lease, {}), IsOk());
+
+  EXPECT_EQ(StateOf(operation.name), OperationState::kCancelled);
+}
+
+TEST_F(OperationsTableTest, PausedOperationKeepsItsProgressAndItsReservation) {
+  const Operation operation = StartDownload(InsertModel("m"));
+  const OperationLease lease = ClaimOne();
+  ReserveFor(operation.name);
+
+  ASSERT_THAT(operations_.Pause(lease, {.bytes_done = 42, .bytes_total = 50}), IsOk());
+
+  EXPECT_EQ(operations_.Get(operation.name)->progress.bytes_done, 42);
+  EXPECT_EQ(ReservedBytes(), 10);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ class StoreTest : public testing::Test {
 
   // Claims the one operation that node-a may run.
   OperationLease ClaimOne(std::chrono::seconds lease = std::chrono::seconds(30)) {
-    const auto claimed = operations_.Claim("node-a", lease, 10);
+    const auto claimed = operations_.Claim("node-a", lease, {10, 10});
     EXPECT_THAT(claimed, IsOk());
     EXPECT_EQ(claimed->size(), 1u);
     if (claimed->empty()) return {};
