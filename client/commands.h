@@ -32,6 +32,8 @@ void AddRegistryCommands(CLI::App& app, Cli& cli);
 void AddCacheCommands(CLI::App& app, Cli& cli);
 // download, load, unload, ps, devices, nodes, ops, watch, cancel, pause, resume, status.
 void AddOrchestratorCommands(CLI::App& app, Cli& cli);
+// plan, limits.
+void AddLimitCommands(CLI::App& app, Cli& cli);
 // run, generate, tokenize, embed.
 void AddInferenceCommands(CLI::App& app, Cli& cli);
 

@@ -52,6 +52,7 @@ int main(int argc, char** argv) {
   modeld::AddRegistryCommands(app, cli);
   modeld::AddCacheCommands(app, cli);
   modeld::AddOrchestratorCommands(app, cli);
+  modeld::AddLimitCommands(app, cli);
   modeld::AddInferenceCommands(app, cli);
   modeld::AddCompletionCommand(app);
   try {

@@ -163,20 +163,17 @@ void AddDownload(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("download", "Bring a model's files into its cache");
   auto request = std::make_shared<v1::DownloadModelRequest>();
   auto no_wait = std::make_shared<bool>(false);
-  auto allow = std::make_shared<std::vector<std::string>>();
-  auto ignore = std::make_shared<std::vector<std::string>>();
   AddModelArgument(command, request);
   command->add_option_function<std::string>(
       "--revision", [request](const std::string& v) { request->set_revision(v); },
       "Branch, tag or commit (the model's)");
   command->add_option_function<int32_t>(
       "--priority", [request](int32_t v) { request->set_priority(v); }, "Higher goes first (0)");
-  command->add_option("--allow", *allow, "Only files that match this pattern (repeatable)");
-  command->add_option("--ignore", *ignore, "Not files that match this pattern (repeatable)");
+  AddPatternOptions(command, request);
+  AddRateOption(command, "--limit",
+                [request](int64_t rate) { request->set_bytes_per_second_max(rate); });
   command->add_flag("--no-wait", *no_wait, "Print the operation's name and end");
-  command->callback([&cli, request, no_wait, allow, ignore] {
-    request->mutable_allow_patterns()->Assign(allow->begin(), allow->end());
-    request->mutable_ignore_patterns()->Assign(ignore->begin(), ignore->end());
+  command->callback([&cli, request, no_wait] {
     cli.action = [&cli, request, no_wait](Client& client) {
       return Start(cli, client, *request, *no_wait, &v1::Orchestrator::Stub::DownloadModel);
     };
@@ -223,6 +220,19 @@ void AddUnload(CLI::App& app, Cli& cli) {
   });
 }
 
+// What came of a wish; an operation that runs obeys soon.
+std::string WishText(const std::string& word, const v1::Operation& operation) {
+  std::string becomes = StateWord(operation);
+  if (operation.state() == v1::OPERATION_STATE_RUNNING) {
+    becomes = word == "cancel"  ? "is being cancelled"
+              : word == "pause" ? "is being paused"
+                                : "runs";
+  } else if (operation.state() == v1::OPERATION_STATE_PENDING) {
+    becomes = "goes on";
+  }
+  return operation.name() + " of " + operation.model_name() + ": " + becomes;
+}
+
 // cancel, pause and resume: one operation by name, its new state as the answer.
 template <typename Request>
 void AddWish(CLI::App& app, Cli& cli, const std::string& word, const std::string& help,
@@ -231,8 +241,8 @@ void AddWish(CLI::App& app, Cli& cli, const std::string& word, const std::string
   auto* command = app.add_subcommand(word, help);
   auto name = std::make_shared<std::string>();
   command->add_option("OPERATION", *name, "Name of the operation")->required();
-  command->callback([&cli, name, method] {
-    cli.action = [&cli, name, method](Client& client) -> absl::Status {
+  command->callback([&cli, name, word, method] {
+    cli.action = [&cli, name, word, method](Client& client) -> absl::Status {
       Request request;
       request.set_name(*name);
       ASSIGN_OR_RETURN(const v1::Operation operation,
@@ -240,7 +250,7 @@ void AddWish(CLI::App& app, Cli& cli, const std::string& word, const std::string
       if (cli.json()) {
         PrintJson(operation);
       } else {
-        std::printf("%s %s\n", operation.name().c_str(), StateWord(operation).c_str());
+        std::printf("%s\n", WishText(word, operation).c_str());
       }
       return absl::OkStatus();
     };

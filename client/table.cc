@@ -96,6 +96,20 @@ std::string FormatProgress(const v1::Operation& operation, int width) {
          std::string(static_cast<size_t>(bar - full), '-') + "] " + right;
 }
 
+std::string FormatNote(const v1::Operation& operation) {
+  const std::string& why = operation.error().message();
+  if (operation.state() == v1::OPERATION_STATE_PAUSED) {
+    if (operation.has_error()) {
+      return "paused: " + why + "; goes on by itself when there is room";
+    }
+    return "paused; `modelctl resume " + operation.name() + "` goes on with it";
+  }
+  if (operation.state() == v1::OPERATION_STATE_PENDING && operation.has_error()) {
+    return "will be tried again: " + why;
+  }
+  return "";
+}
+
 ProgressPrinter::ProgressPrinter() : terminal_(isatty(STDERR_FILENO) == 1) {}
 
 ProgressPrinter::~ProgressPrinter() {
@@ -103,6 +117,11 @@ ProgressPrinter::~ProgressPrinter() {
 }
 
 void ProgressPrinter::Show(const v1::Operation& operation) {
+  if (const std::string note = FormatNote(operation); note != note_) {
+    note_ = note;
+    if (!note.empty()) std::fprintf(stderr, "%s%s\n", drawn_ ? "\n" : "", note.c_str());
+    if (!note.empty()) drawn_ = false;
+  }
   if (terminal_) {
     const std::string line = FormatProgress(operation, TerminalWidth() - 1);
     std::fprintf(stderr, "\r\033[K%s", line.c_str());

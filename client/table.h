@@ -23,6 +23,10 @@ std::string EnumWord(const std::string& value_name, const std::string& prefix);
 // the line at most so many columns wide.
 std::string FormatProgress(const v1::Operation& operation, int width);
 
+// What a bar cannot say: why an operation is paused or tried again, and what makes it go on; empty
+// when there is nothing to say.
+std::string FormatNote(const v1::Operation& operation);
+
 // Shows an operation on stderr while it goes on: one line that is drawn over on a terminal, else a
 // line when the phase changes and at every tenth.
 class ProgressPrinter {
@@ -39,6 +43,7 @@ class ProgressPrinter {
   const bool terminal_;
   bool drawn_ = false;
   std::string last_;
+  std::string note_;  // that was shown last
 };
 
 }  // namespace modeld

@@ -101,6 +101,13 @@ DownloadPool::Options PoolOptions(const Config& config) {
           .give_up_after = seconds(config.download.give_up_seconds)};
 }
 
+DownloadPool::Limits DownloadLimits(const Config& config) {
+  const Config::Download& download = config.download;
+  return {.bytes_per_second = download.bytes_per_second_max,
+          .connections = static_cast<int>(download.connections_max),
+          .connections_per_host = static_cast<int>(download.connections_per_host_max)};
+}
+
 Loader::Options LoaderOptions(const Config& config, const std::string& node_id) {
   Loader::Options options;
   options.node_id = node_id;
@@ -139,12 +146,13 @@ struct Daemon::Rep {
         caches(
             {.node_id = node_id},
             {.tables = tables, .registry = registry, .hub = hub, .engines = engines, .pool = pool}),
-        operations({.node_id = node_id}, {.tables = tables,
-                                          .registry = registry,
-                                          .hub = hub,
-                                          .engines = engines,
-                                          .changes = changes,
-                                          .live = live}),
+        operations({.node_id = node_id, .limits = DownloadLimits(c)}, {.tables = tables,
+                                                                       .registry = registry,
+                                                                       .hub = hub,
+                                                                       .pool = pool,
+                                                                       .engines = engines,
+                                                                       .changes = changes,
+                                                                       .live = live}),
         router({.tables = tables, .engines = engines, .changes = changes}) {}
 
   absl::Status Listen();

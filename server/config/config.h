@@ -41,6 +41,9 @@ struct Config {
     int64_t workers = 24;  // connections at most
     int64_t stall_seconds = 20;
     int64_t give_up_seconds = 600;
+    int64_t bytes_per_second_max = 0;      // 0: no limit
+    int64_t connections_max = 0;           // 0: no limit but workers
+    int64_t connections_per_host_max = 0;  // 0: no limit
   };
   struct Engine {
     std::string program;     // empty in the file: modeld-engine beside modeld's own binary

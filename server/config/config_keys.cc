@@ -130,6 +130,17 @@ void AddWorkKeys(std::vector<ConfigKey>& keys) {
                   "A connection that brings nothing for so long is cut and tried again.", 1, 3600});
   keys.push_back({"download", "give_up_seconds", At<&Config::download, &Download::give_up_seconds>,
                   "A file that made no progress for so long, over all tries, fails.", 1, 86400});
+  keys.push_back(
+      {"download", "bytes_per_second_max", At<&Config::download, &Download::bytes_per_second_max>,
+       "Bytes a second of all downloads together; 0 is no limit. SetDownloadLimits changes "
+       "this and the next two until the daemon starts again.",
+       0, kMany});
+  keys.push_back({"download", "connections_max", At<&Config::download, &Download::connections_max>,
+                  "Connections of all downloads together; 0 is no limit but download.workers.", 0,
+                  256});
+  keys.push_back({"download", "connections_per_host_max",
+                  At<&Config::download, &Download::connections_per_host_max>,
+                  "Connections of downloads to one host; 0 is no limit.", 0, 256});
   keys.push_back({"engine", "program", At<&Config::engine, &Engine::program>,
                   "Path of modeld-engine.", 0, 0, "modeld-engine beside modeld itself"});
   keys.push_back({"engine", "socket_dir", At<&Config::engine, &Engine::socket_dir>,

@@ -38,12 +38,14 @@ Attempt::Attempt(const Options& options, const Parts& parts, const Operation& cl
     : options_(options),
       parts_(parts),
       operation_(claimed),
+      limit_(std::make_shared<RateLimit>(parts.clock)),
       epoch_(claimed.epoch),
       progress_(claimed.progress),
       priority_(claimed.spec.priority),
       had_space_(claimed.progress.bytes_total > 0) {
   progress_.bytes_per_second = 0;
   progress_.eta.reset();
+  limit_->Set(claimed.spec.bytes_per_second_max);
 }
 
 void Attempt::Stop(Intent intent) {
@@ -80,12 +82,17 @@ int32_t Attempt::priority() const {
 }
 
 void Attempt::Obey(const OperationsTable::Wishes& wishes) {
+  bool raised = false;
   {
     MutexLock lock(mutex_);
+    // Files that wait in the pool keep the priority that they came with.
+    raised = promise_ && operation_.kind == OperationKind::kDownload && wishes.priority > priority_;
     priority_ = wishes.priority;
   }
+  limit_->Set(wishes.bytes_per_second_max);
   if (wishes.cancel) Stop(Intent::kCancel);
   if (wishes.pause) Stop(Intent::kPause);
+  if (raised) Stop(Intent::kYield);
 }
 
 bool Attempt::had_space() const {
@@ -319,7 +326,8 @@ absl::StatusOr<Attempt::Snapshot> Attempt::Fetch(const Source& source) {
                           .revision = source.revision,
                           .listing = source.listing,
                           .filter = source.filter,
-                          .priority = priority()};
+                          .priority = priority(),
+                          .limit = limit_};
   // The row's commit may be older than what the name means by now: a ref never goes back for it.
   if (operation_.spec.revision.empty() && cache.ReadRef(source.revision).ok()) {
     request.revision = source.listing.commit;

@@ -23,6 +23,7 @@
 #include "server/core/model.h"
 #include "server/core/operation.h"
 #include "server/download/download_pool.h"
+#include "server/download/rate_limit.h"
 #include "server/engines/engines.h"
 #include "server/hub/hub_client.h"
 
@@ -71,7 +72,8 @@ class Attempt {
   OperationLease lease() const;
   void AdoptEpoch(int64_t epoch);
   int32_t priority() const;
-  // What callers ask for by now.
+  // What callers ask for by now. A download whose priority was raised stops with Intent::kYield, so
+  // that it is begun anew with it.
   void Obey(const OperationsTable::Wishes& wishes);
   // Whether it had all the space that it needs at some time, so that the lack of it is news.
   bool had_space() const;
@@ -128,6 +130,7 @@ class Attempt {
   Model model_;             // as read when the attempt began; Run()'s thread only
   std::string cache_path_;  // of the row; Run()'s thread only
   std::stop_source stop_;
+  const std::shared_ptr<RateLimit> limit_;
 
   mutable Mutex mutex_;
   Intent intent_ ABSL_GUARDED_BY(mutex_) = Intent::kNone;

@@ -92,6 +92,11 @@ absl::Status ValidateOperationName(const std::string& name) {
 
 }  // namespace
 
+Operations::Operations(const Options& options, const Parts& parts)
+    : options_(options), parts_(parts), limits_(options.limits) {
+  parts_.pool.SetLimits(options.limits);
+}
+
 absl::StatusOr<Operation> Operations::Started(absl::StatusOr<Operation> operation) {
   RETURN_IF_ERROR(operation.status());
   parts_.live.Overlay(*operation);
@@ -374,6 +379,58 @@ absl::StatusOr<Operation> Operations::Pause(const std::string& name) {
 absl::StatusOr<Operation> Operations::Resume(const std::string& name) {
   RETURN_IF_ERROR(ValidateOperationName(name));
   return Started(parts_.tables.operations.Resume(name));
+}
+
+absl::StatusOr<DownloadPool::Limits> Operations::Limits(const std::string& operation) {
+  if (operation.empty()) {
+    MutexLock lock(mutex_);
+    return limits_;
+  }
+  ASSIGN_OR_RETURN(const Operation found, Get(operation));
+  return DownloadPool::Limits{.bytes_per_second = found.spec.bytes_per_second_max};
+}
+
+absl::StatusOr<DownloadPool::Limits> Operations::SetLimits(const LimitsChange& change) {
+  if (change.bytes_per_second.value_or(0) < 0) {
+    return InvalidField("bytes_per_second", "is below 0");
+  }
+  if (change.connections.value_or(0) < 0) return InvalidField("connections", "is below 0");
+  if (change.connections_per_host.value_or(0) < 0) {
+    return InvalidField("connections_per_host", "is below 0");
+  }
+  return change.operation.empty() ? SetOwnLimits(change) : SetOperationLimit(change);
+}
+
+absl::StatusOr<DownloadPool::Limits> Operations::SetOwnLimits(const LimitsChange& change) {
+  MutexLock lock(mutex_);
+  limits_.bytes_per_second = change.bytes_per_second.value_or(limits_.bytes_per_second);
+  limits_.connections = change.connections.value_or(limits_.connections);
+  limits_.connections_per_host = change.connections_per_host.value_or(limits_.connections_per_host);
+  // With the lock held, so that of two changes the later one stays; the pool calls nobody back.
+  parts_.pool.SetLimits(limits_);
+  LogInfo("download_limits_set", {{"bytes_per_second", limits_.bytes_per_second},
+                                  {"connections", limits_.connections},
+                                  {"connections_per_host", limits_.connections_per_host}});
+  return limits_;
+}
+
+absl::StatusOr<DownloadPool::Limits> Operations::SetOperationLimit(const LimitsChange& change) {
+  for (const auto& [field, given] :
+       {std::pair("connections", change.connections.has_value()),
+        std::pair("connections_per_host", change.connections_per_host.has_value())}) {
+    if (given) return InvalidField(field, "is a limit of all downloads together, not of one");
+  }
+  ASSIGN_OR_RETURN(Operation operation, Get(change.operation));
+  if (operation.kind != OperationKind::kDownload && operation.kind != OperationKind::kLoad) {
+    return Error(Reason::kOperationNotActive,
+                 "operation " + operation.name + " is no download, there is nothing to limit");
+  }
+  if (change.bytes_per_second) {
+    ASSIGN_OR_RETURN(operation, parts_.tables.operations.SetBytesPerSecondMax(
+                                    operation.name, *change.bytes_per_second));
+    parts_.changes.Publish("wish:" + operation.name);
+  }
+  return DownloadPool::Limits{.bytes_per_second = operation.spec.bytes_per_second_max};
 }
 
 }  // namespace modeld

@@ -12,12 +12,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/base/clock.h"
+#include "server/base/mutex.h"
 #include "server/control/changes.h"
 #include "server/control/live_progress.h"
 #include "server/control/registry.h"
 #include "server/control/tables.h"
 #include "server/core/inspection.h"
 #include "server/core/operation.h"
+#include "server/download/download_pool.h"
 #include "server/engines/engines.h"
 #include "server/hub/hub_client.h"
 
@@ -36,6 +38,14 @@ struct DownloadRequest {
   int32_t priority = 0;              // -1000 to 1000
   FileFilter filter;                 // empty: the row's
   int64_t bytes_per_second_max = 0;  // 0: no limit; of a download that this request begins
+};
+
+// What is not given stays as it is; 0: no limit.
+struct LimitsChange {
+  std::string operation;  // empty: all downloads of this daemon together
+  std::optional<int64_t> bytes_per_second = {};
+  std::optional<int32_t> connections = {};           // not of one operation
+  std::optional<int32_t> connections_per_host = {};  // not of one operation
 };
 
 struct OperationsPage {
@@ -58,17 +68,19 @@ class Operations {
  public:
   struct Options {
     std::string node_id;
+    DownloadPool::Limits limits;  // of all downloads together, at first
   };
   struct Parts {
     Tables& tables;
     Registry& registry;
     HubClient& hub;
+    DownloadPool& pool;
     Engines& engines;
     Changes& changes;
     LiveProgress& live;
   };
 
-  Operations(const Options& options, const Parts& parts) : options_(options), parts_(parts) {}
+  Operations(const Options& options, const Parts& parts);
 
   // MODEL_NOT_FOUND; INVALID_FIELD; OPERATION_IN_PROGRESS (metadata operation) while another load
   // of the model runs; where it is known already UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_WEIGHTS,
@@ -96,7 +108,15 @@ class Operations {
   absl::StatusOr<Operation> Pause(const std::string& name);
   absl::StatusOr<Operation> Resume(const std::string& name);
 
+  // OPERATION_NOT_FOUND. An empty name means all downloads of this daemon together.
+  absl::StatusOr<DownloadPool::Limits> Limits(const std::string& operation);
+  // In force at once for what runs here, and within about a second for an operation; those of an
+  // operation are kept with it. INVALID_FIELD, OPERATION_NOT_FOUND, OPERATION_NOT_ACTIVE.
+  absl::StatusOr<DownloadPool::Limits> SetLimits(const LimitsChange& change);
+
  private:
+  absl::StatusOr<DownloadPool::Limits> SetOwnLimits(const LimitsChange& change);
+  absl::StatusOr<DownloadPool::Limits> SetOperationLimit(const LimitsChange& change);
   // For somebody who waits for the model's downloads.
   absl::Status RaiseDownloads(const Model& model, int32_t priority);
   absl::Status CheckLoad(const LoadRequest& request, const Model& model);
@@ -106,6 +126,8 @@ class Operations {
 
   const Options options_;
   const Parts parts_;
+  Mutex mutex_;
+  DownloadPool::Limits limits_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace modeld

@@ -35,8 +35,9 @@ class PausedDownloads {
 
   PausedDownloads(const Options& options, const Parts& parts) : options_(options), parts_(parts) {}
 
-  // Makes those PENDING again that have waited for a while and have room now, and keeps modeld_download_remaining_bytes of all
-  // that are paused. `running_models` have an attempt, which keeps that gauge itself.
+  // Makes those PENDING again that have waited for a while and have room now, and keeps
+  // modeld_download_remaining_bytes of all that are paused. `running_models` have an attempt, which
+  // keeps that gauge itself.
   void Look(const std::set<std::string>& running_models);
 
  private:

@@ -29,6 +29,15 @@ DownloadRequest DownloadOf(const auto& request) {
   return out;
 }
 
+v1::DownloadLimits ToProto(const std::string& operation, const DownloadPool::Limits& limits) {
+  v1::DownloadLimits out;
+  out.set_name(operation);
+  out.set_bytes_per_second(limits.bytes_per_second);
+  out.set_connections(limits.connections);
+  out.set_connections_per_host(limits.connections_per_host);
+  return out;
+}
+
 v1::Device ToProto(const NodeDevice& node_device) {
   const DeviceInfo& device = node_device.device;
   v1::Device out;
@@ -182,6 +191,32 @@ grpc::ServerUnaryReactor* OrchestratorService::ResumeOperation(
     v1::Operation* response) {
   return AnswerOperation(context, "ResumeOperation", response,
                          [=, this] { return operations_.Resume(request->name()); });
+}
+
+grpc::ServerUnaryReactor* OrchestratorService::GetDownloadLimits(
+    grpc::CallbackServerContext* context, const v1::GetDownloadLimitsRequest* request,
+    v1::DownloadLimits* response) {
+  return calls_.Answer(context, Method("GetDownloadLimits"), [=, this]() -> absl::Status {
+    ASSIGN_OR_RETURN(const DownloadPool::Limits limits, operations_.Limits(request->name()));
+    *response = ToProto(request->name(), limits);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* OrchestratorService::SetDownloadLimits(
+    grpc::CallbackServerContext* context, const v1::SetDownloadLimitsRequest* request,
+    v1::DownloadLimits* response) {
+  return calls_.Answer(context, Method("SetDownloadLimits"), [=, this]() -> absl::Status {
+    LimitsChange change{.operation = request->name()};
+    if (request->has_bytes_per_second()) change.bytes_per_second = request->bytes_per_second();
+    if (request->has_connections()) change.connections = request->connections();
+    if (request->has_connections_per_host()) {
+      change.connections_per_host = request->connections_per_host();
+    }
+    ASSIGN_OR_RETURN(const DownloadPool::Limits limits, operations_.SetLimits(change));
+    *response = ToProto(request->name(), limits);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* OrchestratorService::ListInstances(

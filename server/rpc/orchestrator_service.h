@@ -47,6 +47,12 @@ class OrchestratorService final : public v1::Orchestrator::CallbackService {
   grpc::ServerUnaryReactor* ResumeOperation(grpc::CallbackServerContext* context,
                                             const v1::ResumeOperationRequest* request,
                                             v1::Operation* response) override;
+  grpc::ServerUnaryReactor* GetDownloadLimits(grpc::CallbackServerContext* context,
+                                              const v1::GetDownloadLimitsRequest* request,
+                                              v1::DownloadLimits* response) override;
+  grpc::ServerUnaryReactor* SetDownloadLimits(grpc::CallbackServerContext* context,
+                                              const v1::SetDownloadLimitsRequest* request,
+                                              v1::DownloadLimits* response) override;
   grpc::ServerUnaryReactor* ListInstances(grpc::CallbackServerContext* context,
                                           const v1::ListInstancesRequest* request,
                                           v1::ListInstancesResponse* response) override;

@@ -57,20 +57,38 @@ TEST(ProgressTest, UnknownTotalAndEtaAreLeftOut) {
   EXPECT_EQ(FormatProgress(operation, 0), "downloading");
 }
 
+TEST(NoteTest, SaysWhyAnOperationIsPausedAndWhatMakesItGoOn) {
+  v1::Operation operation = HalfWay();
+  operation.set_name("op");
+  EXPECT_EQ(FormatNote(operation), "");
+
+  operation.set_state(v1::OPERATION_STATE_PAUSED);
+  EXPECT_EQ(FormatNote(operation), "paused; `modelctl resume op` goes on with it");
+  operation.mutable_error()->set_message("needs 5 GB, 1 GB free on /data");
+  EXPECT_EQ(FormatNote(operation),
+            "paused: needs 5 GB, 1 GB free on /data; goes on by itself when there is room");
+  operation.set_state(v1::OPERATION_STATE_PENDING);
+  EXPECT_EQ(FormatNote(operation), "will be tried again: needs 5 GB, 1 GB free on /data");
+}
+
 TEST(CompletionTest, EveryShellKnowsEverySubcommandAndItsOptions) {
   Cli cli;
   CLI::App app("test", "modelctl");
   AddRegistryCommands(app, cli);
   AddOrchestratorCommands(app, cli);
+  AddLimitCommands(app, cli);
   AddInferenceCommands(app, cli);
 
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const std::string script = CompletionScript(app, shell);
-    for (const char* word :
-         {"register", "list",   "show",        "update",  "delete",  "caches",   "space",
-          "download", "load",   "unload",      "ps",      "devices", "nodes",    "ops",
-          "watch",    "cancel", "pause",       "resume",  "run",     "generate", "tokenize",
-          "embed",    "status", "temperature", "revision"}) {
+    for (const char* word : {"register", "list",   "show",   "update",
+                             "delete",   "caches", "space",  "download",
+                             "load",     "unload", "ps",     "devices",
+                             "nodes",    "ops",    "watch",  "cancel",
+                             "pause",    "resume", "run",    "generate",
+                             "tokenize", "embed",  "status", "temperature",
+                             "revision", "plan",   "limits", "connections-per-host",
+                             "include"}) {
       EXPECT_NE(script.find(word), std::string::npos) << shell << " " << word;
     }
   }

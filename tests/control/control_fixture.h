@@ -82,6 +82,7 @@ struct Daemon {
         operations({.node_id = kNodeId}, {.tables = tables,
                                           .registry = registry,
                                           .hub = hub,
+                                          .pool = pool,
                                           .engines = engines,
                                           .changes = changes,
                                           .live = live}) {

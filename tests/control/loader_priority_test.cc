@@ -75,16 +75,55 @@ TEST_F(LoaderPriorityTest, ADownloadOfTheSamePriorityWaitsForAPlace) {
 
 TEST_F(LoaderPriorityTest, ALoadRaisesTheDownloadThatItWaitsFor) {
   StartWith(/*attempts_max=*/16);
-  const Operation background = Running("a", -7);
+  const Operation background = Now(Running("a", -7));
 
   const auto load = operations().Load({.model_name = "a"});
 
   ASSERT_THAT(load, IsOk());
   EXPECT_EQ(Now(background).spec.priority, 100);
-  EXPECT_EQ(Now(background).state, OperationState::kRunning);
+  // Begun anew with it: files that wait in the pool keep the priority that they came with.
+  EXPECT_TRUE(Eventually(
+      [&] { return Now(background).epoch > background.epoch || Now(background).done(); }));
   hub_.ClearFaults();
   EXPECT_EQ(Finished(background).state, OperationState::kSucceeded);
   EXPECT_EQ(Finished(load).state, OperationState::kSucceeded);
+}
+
+TEST_F(LoaderPriorityTest, ALimitIsObeyedWhileItRunsAndKeptOverARestart) {
+  StartWith(/*attempts_max=*/16);
+  hub_.ClearFaults();
+  const auto limited = operations().Download({.model_name = "a", .bytes_per_second_max = 1});
+  ASSERT_THAT(limited, IsOk());
+  ASSERT_TRUE(Eventually([&] { return IsFetching(*limited); }));
+  EXPECT_EQ(operations().Limits(limited->name)->bytes_per_second, 1);
+
+  DaemonOptions options = daemon().options;
+  Stop();
+  Start(options);
+  ASSERT_TRUE(Eventually([&] { return IsFetching(*limited); }));
+  EXPECT_EQ(operations().Limits(limited->name)->bytes_per_second, 1);
+  const auto lifted = operations().SetLimits({.operation = limited->name, .bytes_per_second = 0});
+
+  ASSERT_THAT(lifted, IsOk());
+  EXPECT_EQ(lifted->bytes_per_second, 0);
+  EXPECT_EQ(Finished(limited).state, OperationState::kSucceeded);
+  EXPECT_THAT(operations().SetLimits({.operation = limited->name, .bytes_per_second = 1}),
+              HasReasonOf(Reason::kOperationNotActive));
+}
+
+TEST_F(LoaderPriorityTest, TheDaemonsOwnLimitHoldsForWhatRuns) {
+  StartWith(/*attempts_max=*/16);
+  hub_.ClearFaults();
+  ASSERT_THAT(operations().SetLimits({.bytes_per_second = 1}), IsOk());
+  const auto limited = operations().Download({.model_name = "a"});
+  ASSERT_TRUE(Eventually([&] { return IsFetching(*limited); }));
+
+  const auto lifted = operations().SetLimits({.bytes_per_second = 0, .connections = 2});
+
+  ASSERT_THAT(lifted, IsOk());
+  EXPECT_EQ(lifted->connections, 2);
+  EXPECT_EQ(operations().Limits("")->bytes_per_second, 0);
+  EXPECT_EQ(Finished(limited).state, OperationState::kSucceeded);
 }
 
 TEST_F(LoaderPriorityTest, ASharedDownloadHasTheHigherPriority) {

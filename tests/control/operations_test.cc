@@ -145,6 +145,48 @@ TEST_F(OperationsTest, OnlyWhatIsActiveIsCancelledPausedOrResumed) {
   EXPECT_THAT(operations().Cancel("none"), HasReasonOf(Reason::kOperationNotFound));
 }
 
+TEST_F(OperationsTest, LimitsThatMakeNoSenseAreRefused) {
+  const auto download = operations().Download({.model_name = "m"});
+  ASSERT_THAT(download, IsOk());
+  const std::string& name = download->name;
+
+  EXPECT_THAT(operations().SetLimits({.bytes_per_second = -1}), NamesField("bytes_per_second"));
+  EXPECT_THAT(operations().SetLimits({.connections = -1}), NamesField("connections"));
+  EXPECT_THAT(operations().SetLimits({.connections_per_host = -1}),
+              NamesField("connections_per_host"));
+  EXPECT_THAT(operations().SetLimits({.operation = name, .connections = 1}),
+              NamesField("connections"));
+  EXPECT_THAT(operations().SetLimits({.operation = "none", .bytes_per_second = 1}),
+              HasReasonOf(Reason::kOperationNotFound));
+  EXPECT_THAT(operations().Limits("none"), HasReasonOf(Reason::kOperationNotFound));
+  EXPECT_THAT(operations().Download({.model_name = "m", .bytes_per_second_max = -1}),
+              NamesField("bytes_per_second_max"));
+  EXPECT_EQ(operations().SetLimits({.operation = name})->bytes_per_second, 0);
+}
+
+TEST_F(OperationsTest, FilesWithTheSameContentAreFetchedOnce) {
+  hub_.AddFile("org/twice", "a.safetensors", TestBytes(50'000, 4));
+  hub_.AddFile("org/twice", "b.safetensors", TestBytes(50'000, 4));
+  Register("twice", "org/twice");
+
+  const auto plan = operations().Plan({.model_name = "twice"}, {});
+
+  ASSERT_THAT(plan, IsOk());
+  EXPECT_EQ(plan->fetch_bytes, 50'000);
+  EXPECT_EQ(plan->present_bytes, 0);
+}
+
+TEST_F(OperationsTest, APlanOfASubsetHasOnlyItsFilesAndMakesNoFolder) {
+  const auto plan =
+      operations().Plan({.model_name = "m", .filter = {.allow_patterns = {"*.json"}}}, {});
+
+  ASSERT_THAT(plan, IsOk());
+  ASSERT_THAT(plan->files, testing::SizeIs(1));
+  EXPECT_EQ(plan->files.front().path, "config.json");
+  EXPECT_EQ(plan->fetch_bytes, plan->files.front().size_bytes);
+  EXPECT_FALSE(std::filesystem::exists(cache()));
+}
+
 TEST_F(OperationsTest, PagesHoldEveryOperationOnceNewestFirst) {
   std::vector<std::string> expected;
   for (int i = 0; i < 5; ++i) {
