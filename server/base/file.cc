@@ -139,7 +139,10 @@ absl::StatusOr<FileLock> FileLock::TryAcquire(const std::string& path) {
     if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK)
         return absl::UnavailableError(absl::StrCat("lock ", path, " is held"));
-      return FileError(errno, "flock", path);
+      const int error = errno;
+      const absl::Status status = FileError(error, "flock", path);
+      const bool none = error == ENOSYS || error == EOPNOTSUPP || error == ENOLCK;
+      return none ? absl::UnimplementedError(status.message()) : status;
     }
     // Whoever removed the file while we waited left us a lock that nobody else sees.
     struct stat ours{};

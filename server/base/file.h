@@ -70,7 +70,7 @@ absl::Status MakeDirectories(const std::string& path, mode_t mode = 0777);
 // never removed. Let go when the object ends.
 class FileLock {
  public:
-  // UNAVAILABLE when somebody else holds it: try again later.
+  // UNAVAILABLE when somebody else holds it, UNIMPLEMENTED where there are no such locks.
   static absl::StatusOr<FileLock> TryAcquire(const std::string& path);
 
  private:

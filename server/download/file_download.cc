@@ -146,12 +146,17 @@ absl::StatusOr<FileTransfer::Opened> FileTransfer::Open() {
   return Opened::kReady;
 }
 
-// True with the lock, and also without it when it was not had within lock_wait_max of no progress
-// by its holder: on some network filesystems a lock outlives its process (hub-protocol.md 2.6).
+// True with the lock, and also without it where there are none, and when it was not had within
+// lock_wait_max of no progress by its holder: on some network filesystems a lock outlives its
+// process (hub-protocol.md 2.6).
 absl::StatusOr<bool> FileTransfer::Lock() {
   absl::StatusOr<FileLock> lock = FileLock::TryAcquire(repo_.LockPath(job_.file.blob));
   if (lock.ok()) {
     lock_.emplace(*std::move(lock));
+    return true;
+  }
+  if (absl::IsUnimplemented(lock.status())) {
+    LogWarning("blob_lock_missing", {{"blob", job_.file.blob}, {"error", lock.status()}});
     return true;
   }
   if (!absl::IsUnavailable(lock.status())) return DiskError(lock.status());

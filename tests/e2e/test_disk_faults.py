@@ -119,7 +119,7 @@ def test_a_disk_without_room_keeps_what_came_and_goes_on_with_room(faulty, disk,
     assert fetched <= 1.02 * TOTAL - kept
 
 
-@pytest.mark.parametrize("locks", ["lies"])
+@pytest.mark.parametrize("locks", ["enosys", "lies"])
 def test_two_daemons_without_working_locks_break_nothing(faulty, disk, disk_hub, make_daemon, locks):
     disk.set(f"flock {locks}")
     other = make_daemon(disk_hub.url, environment=disk.environment)
