@@ -301,6 +301,7 @@ REPOSITORIES = {
             num_experts_per_tok=1,
             sliding_window=12,
             swiglu_limit=1.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 150000.0},
             layer_types=["full_attention", "sliding_attention"],
             attention_bias=False,
         ),
@@ -346,6 +347,7 @@ REPOSITORIES = {
         {
             "architectures": ["Mistral3ForConditionalGeneration"],
             "model_type": "mistral3",
+            "tie_word_embeddings": False,
             "image_token_index": 120,
             "spatial_merge_size": 2,
             "vision_feature_layer": -1,

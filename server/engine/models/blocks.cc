@@ -58,6 +58,8 @@ at::Tensor Activate(Activation activation, const at::Tensor& x) {
       return at::gelu(x.to(at::kFloat)).to(x.scalar_type());
     case Activation::kGeluTanh:
       return at::gelu(x.to(at::kFloat), "tanh").to(x.scalar_type());
+    case Activation::kClampedSwish:
+      break;  // of two
   }
   TORCH_CHECK(false, "an activation without a function");
 }
@@ -79,7 +81,20 @@ Mlp::Mlp(const TensorSource& source, const std::string& prefix, const Architectu
   down_ = read("down_proj");
 }
 
+Mlp::Mlp(Linear gate, Linear up, Linear down, const ArchitectureConfig& config)
+    : activation_(config.activation),
+      swish_alpha_(config.swish_alpha),
+      swish_limit_(config.swish_limit),
+      gate_(std::move(gate)),
+      up_(std::move(up)),
+      down_(std::move(down)) {}
+
 at::Tensor Mlp::operator()(const at::Tensor& x) const {
+  if (activation_ == Activation::kClampedSwish) {
+    const at::Tensor gate = gate_(x).clamp_max(swish_limit_);
+    const at::Tensor up = up_(x).clamp(-swish_limit_, swish_limit_);
+    return down_((up + 1) * (gate * at::sigmoid(gate * swish_alpha_)));
+  }
   if (!gated_) return down_(Activate(activation_, up_(x)));
   return down_(Activate(activation_, gate_(x)) * up_(x));
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/config.h"
@@ -16,6 +17,8 @@ namespace modeld {
 class Linear {
  public:
   Linear() = default;
+  // weight: [out, in]; bias: [out], or undefined.
+  Linear(at::Tensor weight, at::Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {}
   // "<name>.weight" and, with `has_bias`, "<name>.bias".
   Linear(const TensorSource& source, const std::string& name, bool has_bias,
          bool transposed = false);
@@ -50,17 +53,22 @@ class Norm {
 
 at::Tensor Activate(Activation activation, const at::Tensor& x);
 
-// down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
+// down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate; see kClampedSwish
+// for the one activation of both.
 class Mlp {
  public:
   Mlp() = default;
   Mlp(const TensorSource& source, const std::string& prefix, const ArchitectureConfig& config,
       bool fused = false);
+  // The activation's options are those of `config`.
+  Mlp(Linear gate, Linear up, Linear down, const ArchitectureConfig& config);
 
   at::Tensor operator()(const at::Tensor& x) const;  // [rows, hidden], both ways
 
  private:
   Activation activation_ = Activation::kSilu;
+  double swish_alpha_ = 0;  // kClampedSwish
+  double swish_limit_ = 0;  // kClampedSwish
   bool gated_ = true;
   Linear gate_;
   Linear up_;

@@ -15,7 +15,7 @@ DecoderLayer::DecoderLayer(const TensorSource& source, const ArchitectureConfig&
                            int64_t layer)
     : placement_(config.norm_placement),
       residual_multiplier_(config.residual_multiplier),
-      attention_(source, PrefixOf(layer) + "self_attn.", config, layer) {
+      attention_(MakeTokenMixer(source, PrefixOf(layer), config, layer)) {
   const std::string prefix = PrefixOf(layer);
   const auto norm = [&](const char* name) {
     return Norm(source, prefix + name, config.norm, config.norm_eps);
@@ -46,24 +46,24 @@ at::Tensor DecoderLayer::Forward(const at::Tensor& hidden, const Pass& pass) con
   };
   switch (placement_) {
     case NormPlacement::kBefore: {
-      const at::Tensor x = added(hidden, attention_(attention_norm_(hidden), pass));
+      const at::Tensor x = added(hidden, (*attention_)(attention_norm_(hidden), pass));
       return added(x, FeedForward(mlp_norm_(x)));
     }
     case NormPlacement::kAfter: {
-      const at::Tensor x = added(hidden, attention_after_norm_(attention_(hidden, pass)));
+      const at::Tensor x = added(hidden, attention_after_norm_((*attention_)(hidden, pass)));
       return added(x, mlp_after_norm_(FeedForward(x)));
     }
     case NormPlacement::kAround: {
-      const at::Tensor attended = attention_(attention_norm_(hidden), pass);
+      const at::Tensor attended = (*attention_)(attention_norm_(hidden), pass);
       const at::Tensor x = added(hidden, attention_after_norm_(attended));
       return added(x, mlp_after_norm_(FeedForward(mlp_norm_(x))));
     }
     case NormPlacement::kParallel: {
       const at::Tensor x = attention_norm_(hidden);
-      return added(added(hidden, attention_(x, pass)), FeedForward(x));
+      return added(added(hidden, (*attention_)(x, pass)), FeedForward(x));
     }
     case NormPlacement::kParallelOfTwo: {
-      const at::Tensor attended = attention_(attention_norm_(hidden), pass);
+      const at::Tensor attended = (*attention_)(attention_norm_(hidden), pass);
       return added(added(hidden, attended), FeedForward(mlp_norm_(hidden)));
     }
   }

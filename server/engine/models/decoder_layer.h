@@ -4,13 +4,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "server/engine/models/blocks.h"
 #include "server/engine/models/moe.h"
 #include "server/engine/models/pass.h"
-#include "server/engine/models/self_attention.h"
+#include "server/engine/models/token_mixer.h"
 
 namespace modeld {
 
@@ -25,7 +26,7 @@ class DecoderLayer {
 
   const NormPlacement placement_;
   const double residual_multiplier_;
-  const SelfAttention attention_;
+  std::unique_ptr<TokenMixer> attention_;
   Norm attention_norm_;
   Norm attention_after_norm_;
   Norm mlp_norm_;

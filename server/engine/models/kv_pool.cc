@@ -8,21 +8,23 @@ namespace modeld {
 
 KvPool::KvPool(const Options& options) : options_(options) {
   const at::TensorOptions tensor = at::TensorOptions().dtype(options.dtype).device(options.device);
-  for (int64_t layer = 0; layer < options.layers; ++layer) {
+  for (const KvShape& layer : options.layers) {
     // Not zeroed: on the CPU a page becomes real when a token is first written to it.
     keys_.push_back(
-        at::empty({options.blocks, options.kv_heads, options.head_dim, kKvBlockTokens}, tensor));
+        at::empty({options.blocks, layer.heads, layer.key_dim, kKvBlockTokens}, tensor));
     values_.push_back(at::empty(
-        {options.blocks, options.kv_heads, kKvBlockTokens, PaddedHeadDim(options.head_dim)},
-        tensor));
+        {options.blocks, layer.heads, kKvBlockTokens, PaddedHeadDim(layer.value_dim)}, tensor));
   }
   free_.reserve(options.blocks);
   for (int64_t block = options.blocks; block-- > 0;) free_.push_back(static_cast<int32_t>(block));
 }
 
 int64_t KvPool::BlockBytes(const ArchitectureConfig& config, int64_t element_bytes) {
-  return config.num_layers * config.num_kv_heads * kKvBlockTokens *
-         (config.head_dim + PaddedHeadDim(config.head_dim)) * element_bytes;
+  int64_t elements = 0;
+  for (const KvShape& layer : KvShapes(config)) {
+    elements += layer.heads * (layer.key_dim + PaddedHeadDim(layer.value_dim));
+  }
+  return elements * kKvBlockTokens * element_bytes;
 }
 
 bool KvPool::Take(int64_t count, std::vector<int32_t>& blocks) {

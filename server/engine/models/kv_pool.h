@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "server/engine/models/model.h"
-#include "server/engine/weights/config.h"
+#include "server/engine/weights/architecture.h"
 
 namespace modeld {
 
@@ -17,9 +17,7 @@ namespace modeld {
 class KvPool {
  public:
   struct Options {
-    int64_t layers;
-    int64_t kv_heads;
-    int64_t head_dim;
+    std::vector<KvShape> layers;
     int64_t blocks;
     at::ScalarType dtype;
     at::Device device;
@@ -32,10 +30,10 @@ class KvPool {
   const Options& options() const { return options_; }
   const at::Tensor& keys(int64_t layer) const {
     return keys_[layer];
-  }  // [blocks, kv_heads, head_dim, 16]
+  }  // [blocks, heads, key_dim, 16]
   const at::Tensor& values(int64_t layer) const {
     return values_[layer];
-  }  // [blocks, kv_heads, 16, padded head_dim]
+  }  // [blocks, heads, 16, padded value_dim]
   int64_t blocks_free() const { return static_cast<int64_t>(free_.size()); }
 
   // Appends `count` blocks to `blocks`, or changes nothing and says false.

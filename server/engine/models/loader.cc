@@ -15,6 +15,7 @@
 #include "server/engine/models/decoder.h"
 #include "server/engine/models/memory_plan.h"
 #include "server/engine/models/tensor_source.h"
+#include "server/engine/weights/architecture.h"
 #include "server/engine/weights/config.h"
 #include "server/engine/weights/generation_config.h"
 #include "server/engine/weights/weight_set.h"
@@ -99,16 +100,13 @@ std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSe
   const TensorSource source(weights, place.dtype, place.device, [&](int64_t done) {
     if (progress) progress(done, weights.bytes());
   });
-  ModelParts parts = {
-      .config = config,
-      .max_context = plan.max_context,
-      .kv = std::make_shared<KvPool>(KvPool::Options{.layers = config.num_layers,
-                                                     .kv_heads = config.num_kv_heads,
-                                                     .head_dim = config.head_dim,
-                                                     .blocks = plan.kv_blocks,
-                                                     .dtype = place.dtype,
-                                                     .device = place.device}),
-      .threads = std::make_unique<ThreadPool>(options.threads)};
+  ModelParts parts = {.config = config,
+                      .max_context = plan.max_context,
+                      .kv = std::make_shared<KvPool>(KvPool::Options{.layers = KvShapes(config),
+                                                                     .blocks = plan.kv_blocks,
+                                                                     .dtype = place.dtype,
+                                                                     .device = place.device}),
+                      .threads = std::make_unique<ThreadPool>(options.threads)};
   auto model = std::make_unique<Decoder>(std::move(parts), source);
   WarmUp(*model);
   return model;

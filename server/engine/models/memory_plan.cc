@@ -28,8 +28,13 @@ int64_t WeightsBytes(const ArchitectureConfig& config, int64_t element_bytes) {
 // queries, keys and values with their turned copies, gate, up and their product; then the logits of
 // one call of the head, rounded and exact.
 int64_t WorkspaceBytes(const ArchitectureConfig& config) {
-  const int64_t heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
-  const int64_t row = 6 * config.hidden_size + 3 * heads + 3 * config.intermediate_size;
+  // Queries of latent attention are as long as what is cached.
+  const int64_t latent = config.latent.kv_rank + config.latent.rope_dim;
+  const int64_t heads = latent > 0 ? config.num_heads * latent
+                                   : (config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
+  const int64_t inner = std::max({config.intermediate_size, config.moe.intermediate_size,
+                                  config.moe.shared_intermediate_size});
+  const int64_t row = 6 * config.hidden_size + 3 * heads + 3 * inner;
   return (kPassTokens * row + 2 * kHeadRows * config.vocab_size) * int64_t{sizeof(float)};
 }
 

@@ -2,9 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include <limits>
-
 #include "absl/strings/str_cat.h"
+#include "server/engine/models/mxfp4.h"
 
 namespace modeld {
 
@@ -13,12 +12,40 @@ Moe::Moe(const TensorSource& source, const std::string& prefix, const Architectu
   if (options_.choice_bias) {
     choice_bias_ = source.Get(prefix + "router.e_score_correction_bias").to(at::kFloat);
   }
+  if (options_.fused) {
+    ReadFusedExperts(source, prefix, config);
+    return;
+  }
   for (int64_t expert = 0; expert < options_.num_experts; ++expert) {
     experts_.emplace_back(source, absl::StrCat(prefix, "experts.", expert, "."), config);
   }
   if (options_.shared_intermediate_size > 0)
     shared_ = Mlp(source, prefix + "shared_expert.", config);
   if (options_.shared_gate) shared_gate_ = Linear(source, prefix + "shared_expert_gate", false);
+}
+
+void Moe::ReadFusedExperts(const TensorSource& source, const std::string& prefix,
+                           const ArchitectureConfig& config) {
+  router_bias_ = source.Get(prefix + "router.bias");
+  const std::string gate_up = prefix + "experts.gate_up_proj";
+  const std::string down = prefix + "experts.down_proj";
+  const at::Tensor gate_up_bias = source.Get(gate_up + ".bias");  // [experts, 2 * intermediate]
+  const at::Tensor down_bias = source.Get(down + ".bias");        // [experts, hidden]
+  const auto weight_of = [&](const std::string& name, int64_t expert) {  // [out, in]
+    if (!options_.mxfp4) return source.Get(name + ".weight")[expert].t();
+    return DequantizeMxfp4(source.Get(name + ".blocks")[expert],
+                           source.Get(name + ".scales")[expert], gate_up_bias.scalar_type());
+  };
+  const auto every_second = [](const at::Tensor& x, int64_t first) {
+    return x.slice(0, first, x.size(0), 2).contiguous();
+  };
+  for (int64_t expert = 0; expert < options_.num_experts; ++expert) {
+    const at::Tensor both = weight_of(gate_up, expert);
+    const at::Tensor bias = gate_up_bias[expert];
+    experts_.emplace_back(Linear(every_second(both, 0), every_second(bias, 0)),
+                          Linear(every_second(both, 1), every_second(bias, 1)),
+                          Linear(weight_of(down, expert).contiguous(), down_bias[expert]), config);
+  }
 }
 
 at::Tensor Moe::OfBestGroups(const at::Tensor& scores) const {
@@ -39,7 +66,7 @@ Moe::Choice Moe::Choose(const at::Tensor& x) const {
   // Sigmoids are computed from float32 products, as the reference does.
   const at::Tensor logits = options_.exact_router
                                 ? at::linear(x.to(at::kFloat), router_.to(at::kFloat))
-                                : at::linear(x, router_).to(at::kFloat);  // [rows, experts]
+                                : at::linear(x, router_, router_bias_).to(at::kFloat);
   if (options_.scoring == Scoring::kSoftmaxOfTop) {
     const auto [top, experts] = logits.topk(count, -1);
     return {experts, at::softmax(top, -1)};

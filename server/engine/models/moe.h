@@ -22,12 +22,15 @@ class Moe {
     at::Tensor experts;
     at::Tensor weights;
   };
+  void ReadFusedExperts(const TensorSource& source, const std::string& prefix,
+                        const ArchitectureConfig& config);
   Choice Choose(const at::Tensor& x) const;
   // `scores` without the experts outside of each row's best groups.
   at::Tensor OfBestGroups(const at::Tensor& scores) const;
 
   const MoeConfig options_;
   at::Tensor router_;       // [experts, hidden]
+  at::Tensor router_bias_;  // [experts], may be undefined
   at::Tensor choice_bias_;  // float32 [experts], may be undefined
   std::vector<Mlp> experts_;
   Mlp shared_;

@@ -9,16 +9,17 @@
 #include "server/engine/models/attention.h"
 #include "server/engine/models/blocks.h"
 #include "server/engine/models/pass.h"
+#include "server/engine/models/token_mixer.h"
 
 namespace modeld {
 
-class SelfAttention {
+class SelfAttention final : public TokenMixer {
  public:
   // "<prefix>q_proj" and so on, by the options of `config`.
   SelfAttention(const TensorSource& source, const std::string& prefix,
                 const ArchitectureConfig& config, int64_t layer);
 
-  at::Tensor operator()(const at::Tensor& x, const Pass& pass) const;  // [rows, hidden], both ways
+  at::Tensor operator()(const at::Tensor& x, const Pass& pass) const override;
 
  private:
   void ReadProjections(const TensorSource& source, const std::string& prefix,

@@ -16,6 +16,7 @@ constexpr int64_t kPageBytes = 4096;
 at::ScalarType ScalarTypeOf(const std::string& dtype) {
   if (dtype == "F32") return at::kFloat;
   if (dtype == "F16") return at::kHalf;
+  if (dtype == "U8") return at::kByte;
   MODELD_CHECK(dtype == "BF16", "a weight of a dtype that CheckTensors lets through");
   return at::kBFloat16;
 }
@@ -73,7 +74,9 @@ TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype, at::D
       progress(done);
     }
     const at::Tensor whole = tensor.scale == nullptr ? Mapped(tensor) : Dequantized(tensor, dtype);
-    tensors_.emplace(name, whole.to(device, dtype));
+    // Bytes are numbers that a block knows how to read.
+    const at::ScalarType kept = whole.scalar_type() == at::kByte ? at::kByte : dtype;
+    tensors_.emplace(name, whole.to(device, kept));
   }
 }
 

@@ -13,7 +13,8 @@
 namespace modeld {
 
 // A tensor on the CPU in the dtype of the file shares the file's pages: nothing is copied, and the
-// kernel may drop and read them again. Any other tensor exists once, in `dtype` on `device`.
+// kernel may drop and read them again. Any other tensor exists once, in `dtype` on `device`; bytes
+// stay bytes.
 class TensorSource {
  public:
   // Called after each piece with the bytes of the files that were read until then.

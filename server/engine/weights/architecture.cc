@@ -35,14 +35,15 @@ std::string NameOf(const Architecture& architecture, const NameRoot& root, std::
 int64_t TensorShape::elements() const {
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
-  return count;
+  return count * numbers;
 }
 
 std::span<const Architecture> Architectures() {
   static const std::array kTable = {
-      kCohere2, kExaone4, kGemma2,     kGemma3Text, kGlm4,     kGlm4Moe, kGpt2,      kGptNeoX,
-      kGranite, kLlama,   kMinistral3, kMistral,    kMixtral,  kOlmo2,   kOlmo3,     kOlmoe,
-      kPhi3,    kQwen2,   kQwen2Moe,   kQwen3,      kQwen3Moe, kSmolLm3, kStarcoder2};
+      kCohere2,  kDeepseekV2, kDeepseekV3, kExaone4,     kGemma2,  kGemma3Text, kGlm4,
+      kGlm4Moe,  kGpt2,       kGptNeoX,    kGptOss,      kGranite, kLlama,      kMinistral3,
+      kMistral,  kMixtral,    kOlmo2,      kOlmo3,       kOlmoe,   kPhi3,       kQwen2,
+      kQwen2Moe, kQwen3,      kQwen3Moe,   kQwen3VlText, kSmolLm3, kStarcoder2};
   return kTable;
 }
 
@@ -61,14 +62,31 @@ std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config, const NameR
   return tensors;
 }
 
-std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config) {
+std::span<const NameRoot> RootsOf(const ArchitectureConfig& config) {
+  if (const Wrapper* wrapper = FindWrapper(config.wrapper)) return wrapper->roots;
   const Architecture* architecture = FindArchitecture(config.model_type);
   MODELD_CHECK(architecture != nullptr, "a configuration of no architecture");
-  return TensorsOf(config, architecture->roots.front());
+  return architecture->roots;
+}
+
+std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config) {
+  return TensorsOf(config, RootsOf(config).front());
+}
+
+std::vector<KvShape> KvShapes(const ArchitectureConfig& config) {
+  KvShape shape = {config.num_kv_heads, config.head_dim, config.head_dim};
+  if (config.latent.kv_rank > 0) {
+    shape = {1, config.latent.kv_rank + config.latent.rope_dim, config.latent.kv_rank};
+  }
+  return std::vector<KvShape>(config.num_layers, shape);
 }
 
 int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes) {
-  return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes;
+  int64_t elements = 0;
+  for (const KvShape& layer : KvShapes(config)) {
+    elements += layer.heads * (layer.key_dim + layer.value_dim);
+  }
+  return elements * element_bytes;
 }
 
 }  // namespace modeld

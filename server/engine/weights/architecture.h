@@ -19,8 +19,19 @@ struct TensorShape {
   std::vector<int64_t> shape;
   int64_t layer = -1;  // -1: belongs to no layer (embedding, last norm, head)
   std::string role;    // in DecoderTensors()
+  // Numbers that an element is when it is loaded: 1, or for bytes ("U8") 2 in a block of four-bit
+  // numbers and 0 in their scales.
+  int64_t numbers = 1;
+  bool is_bytes = false;
 
-  int64_t elements() const;
+  int64_t elements() const;  // as loaded
+};
+
+// Keys and values that a layer keeps of a token.
+struct KvShape {
+  int64_t heads;
+  int64_t key_dim;
+  int64_t value_dim;
 };
 
 // Whole parts of a role, "mlp_norm", and what the repository has in their place.
@@ -47,22 +58,43 @@ struct Architecture {
   std::span<const NameRoot> roots = kUsualRoots;
   // Tensors with one of these in their name are not needed.
   std::span<const std::string_view> ignored = {};
+  // A method of quantization_config that `read` understands.
+  std::string_view quantization = "";
 };
+
+// A repository with images or sound beside a text part, which alone is loaded.
+struct Wrapper {
+  std::string_view model_type;
+  std::string_view class_name;
+  std::string_view text_model_type;  // where text_config says nothing
+  std::span<const NameRoot> roots;
+  std::span<const std::string_view> ignored;  // parts of the names of other tensors
+};
+// Null when the engine has none of that name.
+const Wrapper* FindWrapper(std::string_view model_type);
 
 std::span<const Architecture> Architectures();
 // Null when the engine has none of that name.
 const Architecture* FindArchitecture(std::string_view model_type);
+
+// Of the architecture, or of the wrapper where there is one.
+std::span<const NameRoot> RootsOf(const ArchitectureConfig& config);
 
 // All tensors of `config`, named as in a repository with `root`, one of its architecture's.
 std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config, const NameRoot& root);
 // With the usual root.
 std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config);
 
+// Of each layer.
+std::vector<KvShape> KvShapes(const ArchitectureConfig& config);
+
 // Bytes of keys and values that one token adds, all layers, elements of `element_bytes`.
 int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes);
 
 // The families, a file for each or for a few that are much alike.
 extern const Architecture kCohere2;
+extern const Architecture kDeepseekV2;
+extern const Architecture kDeepseekV3;
 extern const Architecture kExaone4;
 extern const Architecture kGemma2;
 extern const Architecture kGemma3Text;
@@ -70,6 +102,7 @@ extern const Architecture kGlm4;
 extern const Architecture kGlm4Moe;
 extern const Architecture kGpt2;
 extern const Architecture kGptNeoX;
+extern const Architecture kGptOss;
 extern const Architecture kGranite;
 extern const Architecture kLlama;
 extern const Architecture kMinistral3;
@@ -83,6 +116,7 @@ extern const Architecture kQwen2;
 extern const Architecture kQwen2Moe;
 extern const Architecture kQwen3;
 extern const Architecture kQwen3Moe;
+extern const Architecture kQwen3VlText;
 extern const Architecture kSmolLm3;
 extern const Architecture kStarcoder2;
 

@@ -82,30 +82,44 @@ absl::StatusOr<ConfigHeader> ReadConfigHeader(std::string_view config_json) {
 absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view config_json) {
   ASSIGN_OR_RETURN(const nlohmann::json json, ParseJsonObject(config_json, kFile));
   ASSIGN_OR_RETURN(const ConfigHeader header, HeaderOf(json));
-  const Architecture* architecture = FindArchitecture(header.model_type);
+  ConfigReader outer(json, kFile);
+  const Wrapper* wrapper = FindWrapper(header.model_type);
+  // Of a repository with images only the text part is looked at.
+  const nlohmann::json& object = wrapper == nullptr ? json : outer.ObjectAt("text_config");
+  ConfigReader reader(object, wrapper == nullptr ? kFile : "config.json: text_config");
+  const std::string model_type = wrapper == nullptr
+                                     ? header.model_type
+                                     : reader.StringOr("model_type", wrapper->text_model_type);
+  RETURN_IF_ERROR(outer.status());
+  const Architecture* architecture = FindArchitecture(model_type);
   if (architecture == nullptr) {
     return Error(Reason::kUnsupportedArchitecture,
-                 absl::StrFormat("model type \"%s\" is not supported", header.model_type));
+                 absl::StrFormat("model type \"%s\" is not supported", model_type));
   }
-  if (!header.architecture.empty() && header.architecture != architecture->class_name) {
+  const std::string_view class_name =
+      wrapper == nullptr ? architecture->class_name : wrapper->class_name;
+  if (!header.architecture.empty() && header.architecture != class_name) {
     return Error(Reason::kUnsupportedArchitecture,
                  absl::StrFormat("architecture %s is not supported (%s is)", header.architecture,
-                                 std::string(architecture->class_name)));
+                                 std::string(class_name)));
   }
-  if (!header.quantization_method.empty() && header.quantization_method != kFp8Method) {
+  const std::string& method = header.quantization_method;
+  if (!method.empty() && method != kFp8Method && method != architecture->quantization) {
     return Error(Reason::kUnsupportedWeights,
-                 absl::StrFormat("config.json: weights quantized by %s are not supported",
-                                 header.quantization_method));
+                 absl::StrFormat("config.json: weights quantized by %s are not supported", method));
   }
   ArchitectureConfig config;
-  config.model_type = header.model_type;
+  config.model_type = model_type;
   config.architecture = header.architecture;
-  ConfigReader reader(json, kFile);
+  if (wrapper != nullptr) config.wrapper = header.model_type;
   architecture->read(reader, config);
-  if (header.quantization_method == kFp8Method) {
-    config.fp8 = ReadFp8(reader);
+  if (!reader.Has("tie_word_embeddings")) {
+    config.tie_word_embeddings = outer.BoolOr("tie_word_embeddings", config.tie_word_embeddings);
   }
-  config.eos_token_ids = reader.IntsOf("eos_token_id", kTokenIds);
+  if (method == kFp8Method) config.fp8 = ReadFp8(outer);
+  config.eos_token_ids =
+      (outer.Has("eos_token_id") ? outer : reader).IntsOf("eos_token_id", kTokenIds);
+  RETURN_IF_ERROR(outer.status());
   RETURN_IF_ERROR(reader.status());
   return config;
 }

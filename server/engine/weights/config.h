@@ -25,6 +25,7 @@ struct RopeConfig {
   double beta_slow = 1;               // kYarn
   bool truncate = true;               // kYarn: whole bounds of the ramp
   double attention_factor = 1;        // of cosines and sines
+  double score_factor = 1;            // kYarn; of products of queries and keys, for LatentConfig
   int64_t original_context = 8192;    // kLlama3, kYarn, kLongRope; tokens
   std::vector<double> short_factors;  // kLongRope; of sequences up to original_context
   std::vector<double> long_factors;   // kLongRope; of longer ones
@@ -45,7 +46,12 @@ enum class NormKind {
   kLayerNoBias,
 };
 
-enum class Activation { kSilu, kGelu, kGeluTanh };
+enum class Activation {
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kClampedSwish,  // of gate and up together: (up + 1) * gate * sigmoid(alpha * gate), both limited
+};
 
 // Where the norms of a layer lie.
 enum class NormPlacement {
@@ -69,6 +75,16 @@ enum class QkvLayout {
   kFusedByHead,  // one matrix: query, key and value of the first head, of the second, ...
 };
 
+// Keys and values of all heads are made from one small vector of each token, which alone is cached
+// (DeepSeek's multi-head latent attention).
+struct LatentConfig {
+  int64_t query_rank = 0;  // of queries, which are made in two steps; 0: in one
+  int64_t kv_rank = 0;     // of keys and values; 0: ordinary attention
+  int64_t nope_dim = 0;    // elements of a head that positions do not turn
+  int64_t rope_dim = 0;    // and those that they do; the keys of all heads share them
+  int64_t value_dim = 0;
+};
+
 // How a mixture of experts weighs them.
 struct MoeConfig {
   enum class Scoring { kSoftmax, kSigmoid, kSoftmaxOfTop };
@@ -87,6 +103,10 @@ struct MoeConfig {
   bool group_score_of_two = true;  // a group counts by its two best experts, else by the best
   double group_hidden_score = 0;   // of experts in other groups
   double scale = 1;                // of the chosen weights
+  // All experts in one tensor [experts, in, out], gate and up in turns, with biases; the router has
+  // one too.
+  bool fused = false;
+  bool mxfp4 = false;  // fused ones are stored in four bits, with a scale for each 32
 };
 
 // What may differ from layer to layer.
@@ -99,7 +119,8 @@ struct LayerConfig {
 // A decoder with attention and a feed-forward network. Every number is within the limits that
 // ReadArchitectureConfig checks, so products of two sizes and a layer count do not overflow.
 struct ArchitectureConfig {
-  std::string model_type;    // "llama"
+  std::string model_type;    // "llama"; of the text part where there are others
+  std::string wrapper;       // the repository's, "gemma3", where it has a text part; else empty
   std::string architecture;  // first of "architectures", may be empty
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -123,6 +144,7 @@ struct ArchitectureConfig {
   QkvLayout qkv_layout = QkvLayout::kSeparate;
   bool qkv_bias = false;
   bool attention_output_bias = false;
+  LatentConfig latent;
   QkNorm qk_norm = QkNorm::kNone;  // before rope
   bool rope_interleaved = false;   // pairs are neighbours, not halves
   bool exact_rope = false;         // cosines and sines stay float32
@@ -136,6 +158,8 @@ struct ArchitectureConfig {
 
   // Feed-forward network.
   Activation activation = Activation::kSilu;
+  double swish_alpha = 1.702;  // kClampedSwish
+  double swish_limit = 7;      // kClampedSwish
   bool gated_mlp = true;
   bool fused_gate_up = false;  // gate and up are one matrix
   bool mlp_bias = false;

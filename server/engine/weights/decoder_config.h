@@ -57,7 +57,11 @@ void ReadQwenWindows(ConfigReader& reader, ArchitectureConfig& config);
 void ReadExperts(ConfigReader& reader, const char* key, const MoeConfig& defaults,
                  ArchitectureConfig& config);
 
-// The mixture of DeepSeek V3 and GLM 4.5: sigmoids, groups, shared experts, dense first layers.
+// The mixtures of DeepSeek and GLM 4.5: groups, shared experts, dense first layers; `defaults` for
+// the two numbers of experts.
+void ReadSharedExperts(ConfigReader& reader, const MoeConfig& defaults, ArchitectureConfig& config);
+
+// Of these the ones that weigh experts by sigmoids.
 void ReadSigmoidExperts(ConfigReader& reader, ArchitectureConfig& config);
 
 // The norms of a layer as Llama names them, and as Gemma 2 names its four.

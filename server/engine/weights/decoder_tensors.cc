@@ -20,6 +20,11 @@ class Adder {
     tensors_.push_back({"", std::move(shape), layer_, prefix_ + std::string(role)});
   }
 
+  // Each byte stands for `numbers` numbers.
+  void AddBytes(const std::string& role, std::vector<int64_t> shape, int64_t numbers) {
+    tensors_.push_back({"", std::move(shape), layer_, prefix_ + role, numbers, true});
+  }
+
   void Linear(const std::string& role, int64_t out, int64_t in, bool bias) {
     if (config_.transposed_linear && layer_ >= 0) std::swap(out, in);
     Add(role + ".weight", {out, in});
@@ -71,9 +76,48 @@ void AddAttention(const ArchitectureConfig& config, Adder& to) {
   to.Linear("self_attn.o_proj", hidden, query, config.attention_output_bias);
 }
 
+void AddLatentAttention(const ArchitectureConfig& config, Adder& to) {
+  const LatentConfig& latent = config.latent;
+  const int64_t hidden = config.hidden_size;
+  const int64_t query = config.num_heads * (latent.nope_dim + latent.rope_dim);
+  if (latent.query_rank > 0) {
+    to.Linear("self_attn.q_a_proj", latent.query_rank, hidden, config.qkv_bias);
+    to.Add("self_attn.q_a_layernorm.weight", {latent.query_rank});
+    to.Linear("self_attn.q_b_proj", query, latent.query_rank, false);
+  } else {
+    to.Linear("self_attn.q_proj", query, hidden, false);
+  }
+  to.Linear("self_attn.kv_a_proj_with_mqa", latent.kv_rank + latent.rope_dim, hidden,
+            config.qkv_bias);
+  to.Add("self_attn.kv_a_layernorm.weight", {latent.kv_rank});
+  to.Linear("self_attn.kv_b_proj", config.num_heads * (latent.nope_dim + latent.value_dim),
+            latent.kv_rank, false);
+  to.Linear("self_attn.o_proj", hidden, config.num_heads * latent.value_dim,
+            config.attention_output_bias);
+}
+
+// One matrix of all experts and its bias.
+void AddFusedExperts(const MoeConfig& moe, const std::string& role, int64_t in, int64_t out,
+                     Adder& to) {
+  if (moe.mxfp4) {
+    to.AddBytes(role + ".blocks", {moe.num_experts, out, in / 32, 16}, 2);
+    to.AddBytes(role + ".scales", {moe.num_experts, out, in / 32}, 0);
+  } else {
+    to.Add(role + ".weight", {moe.num_experts, in, out});
+  }
+  to.Add(role + ".bias", {moe.num_experts, out});
+}
+
 void AddMoe(const ArchitectureConfig& config, Adder& to) {
   const MoeConfig& moe = config.moe;
   to.Add("mlp.router.weight", {moe.num_experts, config.hidden_size});
+  if (moe.fused) {
+    to.Add("mlp.router.bias", {moe.num_experts});
+    AddFusedExperts(moe, "mlp.experts.gate_up_proj", config.hidden_size, 2 * moe.intermediate_size,
+                    to);
+    AddFusedExperts(moe, "mlp.experts.down_proj", moe.intermediate_size, config.hidden_size, to);
+    return;
+  }
   if (moe.choice_bias) to.Add("mlp.router.e_score_correction_bias", {moe.num_experts});
   for (int64_t expert = 0; expert < moe.num_experts; ++expert) {
     to.Mlp(absl::StrCat("mlp.experts.", expert, "."), moe.intermediate_size, false);
@@ -111,7 +155,11 @@ std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     Adder to(config, layer, tensors);
     AddNorms(config, to);
-    AddAttention(config, to);
+    if (config.latent.kv_rank > 0) {
+      AddLatentAttention(config, to);
+    } else {
+      AddAttention(config, to);
+    }
     if (config.layers[layer].moe) {
       AddMoe(config, to);
     } else {

@@ -22,7 +22,8 @@ struct DtypeBytes {
 constexpr DtypeBytes kDtypes[] = {{"bfloat16", 2}, {"float16", 2}, {"float32", 4}};
 
 absl::Status CheckRemoteCode(const ConfigHeader& header, bool trust_remote_code) {
-  if (!header.has_remote_code || FindArchitecture(header.model_type) != nullptr) {
+  if (!header.has_remote_code || FindArchitecture(header.model_type) != nullptr ||
+      FindWrapper(header.model_type) != nullptr) {
     return absl::OkStatus();
   }
   const std::string file =

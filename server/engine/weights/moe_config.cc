@@ -49,21 +49,26 @@ void ReadExperts(ConfigReader& reader, const char* key, const MoeConfig& default
   }
 }
 
-void ReadSigmoidExperts(ConfigReader& reader, ArchitectureConfig& config) {
-  ReadExperts(reader, "n_routed_experts", {.num_experts = 128, .experts_per_token = 8}, config);
+void ReadSharedExperts(ConfigReader& reader, const MoeConfig& defaults,
+                       ArchitectureConfig& config) {
+  ReadExperts(reader, "n_routed_experts", defaults, config);
   MoeConfig& moe = config.moe;
   moe.intermediate_size = reader.Int("moe_intermediate_size", kIntermediateRange);
   moe.shared_intermediate_size =
       moe.intermediate_size * reader.IntOr("n_shared_experts", {0, 64}, 1);
-  moe.scoring = MoeConfig::Scoring::kSigmoid;
   moe.exact_router = true;
-  moe.choice_bias = true;
-  moe.normalize = reader.BoolOr("norm_topk_prob", true);
   moe.scale = reader.NumberOr("routed_scaling_factor", kFactorRange, 1);
   ReadGroups(reader, moe);
-  const int64_t dense = reader.IntOr("first_k_dense_replace", {0, 1 << 12}, 1);
+  const int64_t dense = reader.IntOr("first_k_dense_replace", {0, 1 << 12}, 0);
   for (int64_t layer = dense; layer < config.num_layers; ++layer) config.layers[layer].moe = true;
   config.unused_layers = reader.IntOr("num_nextn_predict_layers", {0, 64}, 0);
+}
+
+void ReadSigmoidExperts(ConfigReader& reader, ArchitectureConfig& config) {
+  ReadSharedExperts(reader, {.num_experts = 128, .experts_per_token = 8}, config);
+  config.moe.scoring = MoeConfig::Scoring::kSigmoid;
+  config.moe.choice_bias = true;
+  config.moe.normalize = reader.BoolOr("norm_topk_prob", true);
 }
 
 }  // namespace modeld

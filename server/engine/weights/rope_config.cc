@@ -57,6 +57,7 @@ void ReadYarn(ConfigReader& reader, const ArchitectureConfig& config, RopeConfig
                            ? Magnitude(rope.factor, weight) / Magnitude(rope.factor, weight_all)
                            : Magnitude(rope.factor, 1);
   rope.attention_factor = reader.NumberOr("attention_factor", kFactor, usual);
+  if (weight_all != 0) rope.score_factor = std::pow(Magnitude(rope.factor, weight_all), 2);
 }
 
 void ReadLongRope(ConfigReader& reader, const ArchitectureConfig& config, RopeConfig& rope) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -52,23 +53,28 @@ bool IsOfUnusedLayer(const ArchitectureConfig& config, std::string_view name) {
   return false;
 }
 
+bool HasPart(std::span<const std::string_view> parts, std::string_view name) {
+  return std::any_of(parts.begin(), parts.end(), [&](std::string_view part) {
+    return name.find(part) != std::string_view::npos;
+  });
+}
+
 bool IsIgnoredByReference(const Architecture& architecture, const ArchitectureConfig& config,
                           std::string_view name) {
   // How activations would be quantized; they are not.
   if (config.fp8 && (name.ends_with(".activation_scale") || name.ends_with(".input_scale"))) {
     return true;
   }
+  const Wrapper* wrapper = FindWrapper(config.wrapper);
   return name.ends_with("rotary_emb.inv_freq") || IsOfUnusedLayer(config, name) ||
          (config.tie_word_embeddings && name.ends_with("lm_head.weight")) ||
-         std::any_of(
-             architecture.ignored.begin(), architecture.ignored.end(),
-             [&](std::string_view part) { return name.find(part) != std::string_view::npos; });
+         HasPart(architecture.ignored, name) ||
+         (wrapper != nullptr && HasPart(wrapper->ignored, name));
 }
 
 // The names that `found` goes by: those of the root under which its embedding is.
-std::vector<TensorShape> ExpectedTensors(const Architecture& architecture,
-                                         const ArchitectureConfig& config, const TensorMap& found) {
-  for (const NameRoot& root : architecture.roots) {
+std::vector<TensorShape> ExpectedTensors(const ArchitectureConfig& config, const TensorMap& found) {
+  for (const NameRoot& root : RootsOf(config)) {
     std::vector<TensorShape> tensors = TensorsOf(config, root);
     if (found.contains(tensors.front().name)) return tensors;
   }
@@ -188,7 +194,7 @@ absl::StatusOr<std::vector<TensorShape>> CheckTensors(const ArchitectureConfig& 
   std::erase_if(found, [&](const auto& entry) {
     return IsIgnoredByReference(*architecture, config, entry.first);
   });
-  std::vector<TensorShape> tensors = ExpectedTensors(*architecture, config, found);
+  std::vector<TensorShape> tensors = ExpectedTensors(config, found);
   std::vector<std::string> missing;
   std::vector<std::string> misshapen;
   std::vector<std::string> bad_scales;
@@ -206,7 +212,8 @@ absl::StatusOr<std::vector<TensorShape>> CheckTensors(const ArchitectureConfig& 
       known.insert(Fp8ScaleName(expected.name));
       ASSIGN_OR_RETURN(const std::string problem, ScaleProblem(expected, found, *config.fp8));
       if (!problem.empty()) bad_scales.push_back(problem);
-    } else if (!IsFloat(at->second.tensor.dtype)) {
+    } else if (expected.is_bytes ? at->second.tensor.dtype != "U8"
+                                 : !IsFloat(at->second.tensor.dtype)) {
       return Error(Reason::kUnsupportedWeights,
                    absl::StrFormat("%s: tensor \"%s\" has the dtype %s; F32, F16, BF16 and, where "
                                    "config.json says fp8, %s are supported",

@@ -17,6 +17,7 @@ struct Shape {
   int64_t heads;
   int64_t kv_heads;
   int64_t head_dim;
+  int64_t value_dim;
   double softcap = 0;
   int64_t window = 0;
   bool sinks = false;
@@ -25,18 +26,18 @@ struct Shape {
 class AttentionTest : public testing::TestWithParam<Shape> {};
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
-                         testing::Values(Shape{9, 3, 64}, Shape{4, 4, 8}, Shape{4, 1, 20},
-                                         Shape{64, 1, 16}, Shape{2, 2, 128}, Shape{4, 2, 16, 5.0},
-                                         Shape{4, 2, 16, 0, 1}, Shape{4, 2, 16, 0, 40},
-                                         Shape{4, 2, 16, 0, 300}, Shape{6, 2, 16, 0, 0, true},
-                                         Shape{8, 2, 64, 30.0, 17, true}));
+                         testing::Values(Shape{9, 3, 64, 64}, Shape{4, 4, 8, 8},
+                                         Shape{4, 1, 20, 20}, Shape{64, 1, 16, 16},
+                                         Shape{2, 2, 128, 128}, Shape{8, 1, 40, 24},
+                                         Shape{4, 2, 16, 16, 5.0}, Shape{4, 2, 16, 16, 0, 1},
+                                         Shape{4, 2, 16, 16, 0, 40}, Shape{4, 2, 16, 16, 0, 300},
+                                         Shape{6, 2, 16, 16, 0, 0, true},
+                                         Shape{8, 2, 64, 64, 30.0, 17, true}));
 
 // Two sequences whose blocks are mixed: 700 tokens (several tiles of scores), then 3 and 21 more.
 void Compare(const Shape& shape, at::ScalarType dtype, double tolerance) {
   at::manual_seed(1);
-  KvPool by_kernel({.layers = 1,
-                    .kv_heads = shape.kv_heads,
-                    .head_dim = shape.head_dim,
+  KvPool by_kernel({.layers = {{shape.kv_heads, shape.head_dim, shape.value_dim}},
                     .blocks = 60,
                     .dtype = dtype,
                     .device = at::kCPU});
@@ -65,10 +66,12 @@ void Compare(const Shape& shape, at::ScalarType dtype, double tolerance) {
   };
   for (const std::vector<KvRows>& segments : steps) {
     const int64_t rows = segments.back().first_row + segments.back().rows;
-    const auto random = [&](int64_t heads) {
-      return at::randn({rows, heads, shape.head_dim}).to(dtype);
+    const auto random = [&](int64_t heads, int64_t size) {
+      return at::randn({rows, heads, size}).to(dtype);
     };
-    const QueryKeyValue qkv = {random(shape.heads), random(shape.kv_heads), random(shape.kv_heads)};
+    const QueryKeyValue qkv = {random(shape.heads, shape.head_dim),
+                               random(shape.kv_heads, shape.head_dim),
+                               random(shape.kv_heads, shape.value_dim)};
     const Pass kernel_pass = {{}, {}, segments, by_kernel, threads};
     const Pass operators_pass = {{}, {}, segments, by_operators, threads};
 
