@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,12 +27,35 @@ struct SamplingRequest {
   std::vector<std::string> stop;
   std::optional<int32_t> logprobs;  // alternatives per token; 0: the chosen token only
   std::optional<bool> ignore_eos;
+  std::optional<double> typical_p;
+  std::optional<double> top_n_sigma;
+  std::map<int64_t, double> logit_bias;  // by token
+  std::optional<int64_t> min_tokens;
+  std::vector<std::string> bad_words;
+  std::vector<int64_t> allowed_token_ids;
+  std::vector<int64_t> stop_token_ids;
+  std::optional<double> dry_multiplier;
+  std::optional<double> dry_base;
+  std::optional<int64_t> dry_allowed_length;
+  std::optional<int64_t> dry_penalty_last_n;
+  std::vector<std::string> dry_sequence_breakers;
+  std::optional<double> xtc_probability;
+  std::optional<double> xtc_threshold;
 };
 
-// INVALID_FIELD naming "sampling.<field>": max_tokens >= 1, temperature 0 to 100, top_p in (0, 1],
-// top_k >= 0 (0: off), min_p in [0, 1], repetition_penalty in (0, 100], the other penalties -2 to
-// 2, stop at most 16 strings of 1 to 1,000 bytes, logprobs 0 to 20; no NaN.
-absl::Status ValidateSampling(const SamplingRequest& request);
+// How much a request may ask for.
+struct SamplingLimits {
+  int64_t stop_max = 16;           // strings, and again as many tokens
+  int64_t stop_bytes_max = 1'000;  // of each string
+  int64_t logprobs_max = 20;       // alternatives for each token
+  int64_t logit_bias_max = 1'024;  // entries
+  int64_t bad_words_max = 1'024;   // words, each of at most stop_bytes_max
+  int64_t dry_breakers_max = 64;   // strings, each of at most stop_bytes_max
+};
+
+// INVALID_FIELD naming "sampling.<field>" and its range as the proto has it; no NaN. Token ids are
+// not looked at.
+absl::Status ValidateSampling(const SamplingRequest& request, const SamplingLimits& limits = {});
 
 // What generation_config.json says; fields that it lacks have no value.
 struct GenerationDefaults {
@@ -40,9 +64,19 @@ struct GenerationDefaults {
   std::optional<double> top_p;
   std::optional<int64_t> top_k;
   std::optional<double> min_p;
+  std::optional<double> typical_p;
   std::optional<double> repetition_penalty;
   std::optional<int64_t> max_new_tokens;
   std::vector<int64_t> eos_token_ids;
+};
+
+// "Don't repeat yourself": see PenaliseDry().
+struct DrySampling {
+  double multiplier = 0;  // 0: off
+  double base = 1.75;
+  int64_t allowed_length = 2;
+  std::optional<int64_t> penalty_last_n;  // absent: all of prompt and answer
+  std::vector<int64_t> breaker_token_ids;
 };
 
 // Every field decided.
@@ -60,14 +94,25 @@ struct Sampling {
   std::optional<int32_t> logprobs;
   bool ignore_eos = false;
   int64_t max_tokens = 0;
+  double typical_p = 1;    // 1: off
+  double top_n_sigma = 0;  // 0: off
+  std::map<int64_t, double> logit_bias;
+  int64_t min_tokens = 0;
+  std::vector<std::vector<int64_t>> bad_words;  // the tokens of each
+  std::vector<int64_t> allowed_token_ids;       // empty: all
+  std::vector<int64_t> stop_token_ids;
+  DrySampling dry;
+  double xtc_probability = 0;  // 0: off
+  double xtc_threshold = 0.1;
 };
 
 // Merges by the contract: a request's field, else the model's, else off. Greedy unless do_sample is
-// true or the request sets temperature above 0, top_p, top_k or min_p; temperature 0 is greedy
-// whatever else is set. `context_left` (tokens after the prompt) is the default of max_tokens, and
-// its bound: CONTEXT_LENGTH_EXCEEDED when the request asks for more.
+// true or the request sets temperature above 0, top_p, top_k, min_p, typical_p, top_n_sigma or
+// xtc_probability; temperature 0 is greedy whatever else is set. The context that the prompt leaves
+// is the default of max_tokens, and its bound: CONTEXT_LENGTH_EXCEEDED when the request asks for
+// more. What needs a tokenizer stays empty: bad_words and the breakers of DRY.
 absl::StatusOr<Sampling> DecideSampling(const SamplingRequest& request,
                                         const GenerationDefaults& defaults, int64_t prompt_tokens,
-                                        int64_t max_context);
+                                        int64_t max_context, const SamplingLimits& limits = {});
 
 }  // namespace modeld

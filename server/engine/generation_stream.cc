@@ -101,6 +101,7 @@ void GenerationStream::FillMessage(OutputPiece piece) {
   if (!piece.end || !piece.end->status.ok()) return;
   message_.set_finish_reason(static_cast<modeld::v1::FinishReason>(piece.end->reason));
   *message_.mutable_usage() = ToProto(piece.end->usage);
+  if (piece.end->stop_token_id) message_.set_stop_token_id(*piece.end->stop_token_id);
   if (piece.end->stop_match) message_.set_stop_match(*piece.end->stop_match);
 }
 

@@ -13,6 +13,7 @@
 #include "server/core/reason.h"
 #include "server/engine/chat_prompt.h"
 #include "server/engine/generation_stream.h"
+#include "server/engine/sampling_tokens.h"
 #include "server/wire/convert.h"
 #include "server/wire/status_wire.h"
 
@@ -92,9 +93,10 @@ absl::StatusOr<PreparedGeneration> PrepareGeneration(std::shared_ptr<ServingMode
   if (prompt.empty()) return InvalidField("prompt", "has no tokens");
   RETURN_IF_ERROR(CheckIds(prompt, model->loaded.model->vocab_size()));
   const GenerationDefaults& defaults = model->loaded.generation_defaults;
+  const SamplingRequest asked = FromProto(call.sampling);
   ASSIGN_OR_RETURN(Sampling sampling,
-                   DecideSampling(FromProto(call.sampling), defaults, std::ssize(prompt),
-                                  model->loaded.max_context));
+                   DecideSampling(asked, defaults, std::ssize(prompt), model->loaded.max_context));
+  RETURN_IF_ERROR(AddTokens(asked, *model->tokenizer, model->loaded.model->vocab_size(), sampling));
   PreparedGeneration out;
   out.request = {.method = call.method,
                  .sampling = std::move(sampling),

@@ -189,6 +189,21 @@ SamplingRequest FromProto(const modeld::v1::Sampling& in) {
   out.stop = {in.stop().begin(), in.stop().end()};
   out.logprobs = Optional<int32_t>(in.has_logprobs(), in.logprobs());
   out.ignore_eos = Optional<bool>(in.has_ignore_eos(), in.ignore_eos());
+  out.typical_p = Optional<double>(in.has_typical_p(), in.typical_p());
+  out.top_n_sigma = Optional<double>(in.has_top_n_sigma(), in.top_n_sigma());
+  out.logit_bias = {in.logit_bias().begin(), in.logit_bias().end()};
+  out.min_tokens = Optional<int64_t>(in.has_min_tokens(), in.min_tokens());
+  out.bad_words = {in.bad_words().begin(), in.bad_words().end()};
+  out.allowed_token_ids = {in.allowed_token_ids().begin(), in.allowed_token_ids().end()};
+  out.stop_token_ids = {in.stop_token_ids().begin(), in.stop_token_ids().end()};
+  out.dry_multiplier = Optional<double>(in.has_dry_multiplier(), in.dry_multiplier());
+  out.dry_base = Optional<double>(in.has_dry_base(), in.dry_base());
+  out.dry_allowed_length = Optional<int64_t>(in.has_dry_allowed_length(), in.dry_allowed_length());
+  out.dry_penalty_last_n = Optional<int64_t>(in.has_dry_penalty_last_n(), in.dry_penalty_last_n());
+  out.dry_sequence_breakers = {in.dry_sequence_breakers().begin(),
+                               in.dry_sequence_breakers().end()};
+  out.xtc_probability = Optional<double>(in.has_xtc_probability(), in.xtc_probability());
+  out.xtc_threshold = Optional<double>(in.has_xtc_threshold(), in.xtc_threshold());
   return out;
 }
 

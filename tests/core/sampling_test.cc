@@ -1,13 +1,18 @@
 #include "server/core/sampling.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <string>
+#include <vector>
 
 #include "tests/support/status_matchers.h"
 
 namespace modeld {
 namespace {
+
+using ::testing::HasSubstr;
 
 TEST(SamplingTest, SilenceIsGreedyAndFillsTheContext) {
   const auto sampling = DecideSampling({}, {}, 10, 100);
@@ -22,6 +27,10 @@ TEST(SamplingTest, AnySamplingFieldOfTheRequestSamples) {
   EXPECT_FALSE(DecideSampling({.top_p = 0.9}, {}, 1, 100)->greedy);
   EXPECT_FALSE(DecideSampling({.top_k = 5}, {}, 1, 100)->greedy);
   EXPECT_FALSE(DecideSampling({.min_p = 0.1}, {}, 1, 100)->greedy);
+  EXPECT_FALSE(DecideSampling({.typical_p = 0.1}, {}, 1, 100)->greedy);
+  EXPECT_FALSE(DecideSampling({.top_n_sigma = 1}, {}, 1, 100)->greedy);
+  EXPECT_FALSE(DecideSampling({.xtc_probability = 0.1}, {}, 1, 100)->greedy);
+  EXPECT_TRUE(DecideSampling({.logit_bias = {{1, 1}}}, {}, 1, 100)->greedy);
   EXPECT_EQ(DecideSampling({.top_p = 0.9}, {}, 1, 100)->temperature, 1.0);
 }
 
@@ -47,6 +56,43 @@ TEST(SamplingTest, MoreThanTheContextIsRefusedWithTheFigures) {
   EXPECT_THAT(DecideSampling({}, {}, 100, 100), HasReasonOf(Reason::kContextLengthExceeded));
 }
 
+TEST(SamplingTest, EndsOfRangesAreInside) {
+  EXPECT_THAT(ValidateSampling({.temperature = 100,
+                                .top_p = 1,
+                                .min_p = 1,
+                                .repetition_penalty = 100,
+                                .presence_penalty = -2,
+                                .frequency_penalty = 2,
+                                .stop = {std::string(1000, 'x')},
+                                .logprobs = 20,
+                                .typical_p = 1,
+                                .top_n_sigma = 100,
+                                .logit_bias = {{0, -100}, {1, 100}},
+                                .min_tokens = 0,
+                                .dry_multiplier = 100,
+                                .dry_base = 1,
+                                .dry_allowed_length = 1,
+                                .dry_penalty_last_n = 1,
+                                .xtc_probability = 1,
+                                .xtc_threshold = 0.5}),
+              IsOk());
+}
+
+TEST(SamplingTest, AnErrorNamesTheLimit) {
+  const absl::Status status =
+      ValidateSampling({.logit_bias = {{0, 1}, {1, 1}, {2, 1}}}, {.logit_bias_max = 2});
+
+  EXPECT_THAT(status, NamesField("sampling.logit_bias"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has 3 entries, at most 2 are allowed"));
+}
+
+TEST(SamplingTest, MoreTokensThanMayComeAtAllCannotBeTheLeast) {
+  EXPECT_THAT(DecideSampling({.max_tokens = 5, .min_tokens = 6}, {}, 1, 100),
+              NamesField("sampling.min_tokens"));
+  EXPECT_THAT(DecideSampling({.min_tokens = 100}, {}, 1, 100), NamesField("sampling.min_tokens"));
+  EXPECT_EQ(DecideSampling({.max_tokens = 5, .min_tokens = 5}, {}, 1, 100)->min_tokens, 5);
+}
+
 TEST(SamplingTest, BadFieldsAreNamed) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   EXPECT_THAT(ValidateSampling({.max_tokens = 0}), NamesField("sampling.max_tokens"));
@@ -64,6 +110,23 @@ TEST(SamplingTest, BadFieldsAreNamed) {
   EXPECT_THAT(ValidateSampling({.stop = std::vector<std::string>(17, "x")}),
               NamesField("sampling.stop"));
   EXPECT_THAT(ValidateSampling({.logprobs = 21}), NamesField("sampling.logprobs"));
+  EXPECT_THAT(ValidateSampling({.typical_p = 0}), NamesField("sampling.typical_p"));
+  EXPECT_THAT(ValidateSampling({.top_n_sigma = -1}), NamesField("sampling.top_n_sigma"));
+  EXPECT_THAT(ValidateSampling({.logit_bias = {{3, 100.5}}}), NamesField("sampling.logit_bias"));
+  EXPECT_THAT(ValidateSampling({.min_tokens = -1}), NamesField("sampling.min_tokens"));
+  EXPECT_THAT(ValidateSampling({.bad_words = {""}}), NamesField("sampling.bad_words"));
+  EXPECT_THAT(ValidateSampling({.stop_token_ids = std::vector<int64_t>(17, 1)}),
+              NamesField("sampling.stop_token_ids"));
+  EXPECT_THAT(ValidateSampling({.dry_multiplier = nan}), NamesField("sampling.dry_multiplier"));
+  EXPECT_THAT(ValidateSampling({.dry_base = 0.9}), NamesField("sampling.dry_base"));
+  EXPECT_THAT(ValidateSampling({.dry_allowed_length = 0}),
+              NamesField("sampling.dry_allowed_length"));
+  EXPECT_THAT(ValidateSampling({.dry_penalty_last_n = 0}),
+              NamesField("sampling.dry_penalty_last_n"));
+  EXPECT_THAT(ValidateSampling({.dry_sequence_breakers = {std::string(1001, 'x')}}),
+              NamesField("sampling.dry_sequence_breakers"));
+  EXPECT_THAT(ValidateSampling({.xtc_probability = 1.1}), NamesField("sampling.xtc_probability"));
+  EXPECT_THAT(ValidateSampling({.xtc_threshold = 0.6}), NamesField("sampling.xtc_threshold"));
 }
 
 }  // namespace

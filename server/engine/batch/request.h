@@ -45,7 +45,8 @@ struct GenerationUsage {
 struct GenerationEnd {
   absl::Status status;  // not OK: failed, and `reason` means nothing
   FinishReason reason = FinishReason::kStop;
-  std::optional<std::string> stop_match;
+  std::optional<std::string> stop_match;  // the stop string that ended it
+  std::optional<int64_t> stop_token_id;   // the end-of-sequence or stop token that ended it
   GenerationUsage usage;
 };
 

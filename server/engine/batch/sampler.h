@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/core/sampling.h"
+#include "server/engine/batch/logits_processors.h"
 #include "server/engine/batch/request.h"
 
 namespace modeld {
@@ -19,35 +19,38 @@ struct SampledToken {
   std::optional<PositionLogprobs> logprobs;  // when Sampling::logprobs is set
 };
 
-// In the order of the contract: penalties, temperature, top_k, top_p, min_p, with the formulas of
-// transformers. What is drawn depends on seed and position alone, never on the other sequences of a
-// batch or on time. One thread at a time.
+// Applies what logits_processors.h has in its order. What is drawn depends on seed, choice and
+// position alone, never on the other sequences of a batch or on time. One thread at a time.
 class Sampler {
  public:
-  Sampler(const Sampling& sampling, std::span<const int64_t> prompt, uint64_t seed);
-
-  // INTERNAL for logits that are no distribution: a NaN, +Inf, or nothing above -Inf.
-  absl::StatusOr<SampledToken> Next(std::span<const float> logits);
-
- private:
-  // How often a token stands in the answer; 0 for one of the prompt alone.
-  using Counts = std::unordered_map<int64_t, int64_t>;
-  struct Candidate {
-    int64_t token_id = 0;
-    double weight = 0;  // probability relative to the likeliest, after temperature
+  struct Options {
+    uint64_t seed = 0;
+    uint32_t choice = 0;  // which answer of the request
+    int64_t prompt_tokens = 0;
+    std::vector<int64_t> end_token_ids;  // cannot come before Sampling::min_tokens
   };
 
-  void Penalise();
-  int64_t Draw();
-  void KeepTopK();
-  void KeepTopP();
+  // `sampling` outlives the sampler.
+  Sampler(const Sampling& sampling, Options options);
+
+  // The token that follows `tokens`: the prompt and what was answered. Only their end is new since
+  // the last call. INTERNAL for logits that are no distribution (a NaN, +Inf, or nothing above
+  // -Inf), INVALID_FIELD when the request's bans leave no token.
+  absl::StatusOr<SampledToken> Next(std::span<const int64_t> tokens, std::span<const float> logits);
+
+ private:
+  bool ChangesScores(int64_t answered) const;
+  void CountNew(std::span<const int64_t> tokens);
+  void Process(std::span<const int64_t> tokens, int64_t answered);
+  int64_t Draw(std::span<const float> scores, int64_t answered);
   PositionLogprobs Logprobs(std::span<const float> logits, int64_t chosen) const;
 
-  const Sampling sampling_;
-  const uint64_t seed_;
-  Counts counts_;
-  uint64_t position_ = 0;      // tokens chosen so far
-  std::vector<float> scores_;  // of the row at hand, penalised
+  const Sampling& sampling_;
+  const Options options_;
+  const bool counts_tokens_;
+  TokenCounts counts_;
+  int64_t counted_ = 0;        // tokens that counts_ has seen
+  std::vector<float> scores_;  // of the row at hand, when something changes them
   std::vector<Candidate> candidates_;
 };
 

@@ -11,14 +11,25 @@ double Seconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
+std::vector<int64_t> EndTokenIds(const GenerationRequest& request) {
+  std::vector<int64_t> ids = request.sampling.stop_token_ids;
+  if (!request.sampling.ignore_eos) {
+    ids.insert(ids.end(), request.eos_token_ids.begin(), request.eos_token_ids.end());
+  }
+  return ids;
+}
+
 }  // namespace
 
 Sequence::Sequence(int64_t id, std::shared_ptr<Generation> generation, uint64_t seed, Time now)
     : id_(id),
       generation_(std::move(generation)),
       submitted_(now),
-      sampler_(generation_->request().sampling, generation_->request().prompt,
-               generation_->request().sampling.seed.value_or(seed)),
+      end_token_ids_(EndTokenIds(generation_->request())),
+      sampler_(generation_->request().sampling,
+               {.seed = generation_->request().sampling.seed.value_or(seed),
+                .prompt_tokens = std::ssize(generation_->request().prompt),
+                .end_token_ids = end_token_ids_}),
       stop_strings_(generation_->request().sampling.stop),
       tokens_(generation_->request().prompt) {}
 
@@ -27,7 +38,7 @@ void Sequence::Start(Time now) {
 }
 
 std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Time now) {
-  absl::StatusOr<SampledToken> sampled = sampler_.Next(logits);
+  absl::StatusOr<SampledToken> sampled = sampler_.Next(tokens_, logits);
   if (!sampled.ok()) return Stop(sampled.status(), FinishReason::kStop, now);
   const int64_t token_id = sampled->token_id;
   tokens_.push_back(token_id);
@@ -44,16 +55,22 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
   piece.token_ids = {token_id};
   if (sampled->logprobs) piece.logprobs = {*std::move(sampled->logprobs)};
   std::optional<FinishReason> finish;
-  if (IsEndOfSequence(token_id)) {
+  if (EndsGeneration(token_id)) {
     // The token is the end, not a part of the text, even when the vocabulary does not call it
     // special.
     finish = FinishReason::kStop;
+    stop_token_id_ = token_id;
   } else {
-    piece.text = stop_strings_.Put(generation_->request().token_text(token_id));
-    if (generated_ >= generation_->request().sampling.max_tokens) finish = FinishReason::kLength;
+    const Sampling& sampling = generation_->request().sampling;
+    piece.text = generation_->request().token_text(token_id);
+    if (generated_ > sampling.min_tokens) piece.text = stop_strings_.Put(piece.text);
+    if (generated_ >= sampling.max_tokens) finish = FinishReason::kLength;
   }
   if (finish) piece.text += RestOfText();
-  if (stop_strings_.match()) finish = FinishReason::kStop;
+  if (stop_strings_.match()) {
+    finish = FinishReason::kStop;
+    stop_token_id_.reset();  // the string came first
+  }
   generation_->Append(std::move(piece));
   if (!finish) return std::nullopt;
   return End(*finish, now);
@@ -68,7 +85,8 @@ GenerationEnd Sequence::Stop(const absl::Status& status, FinishReason reason, Ti
 }
 
 GenerationEnd Sequence::End(FinishReason reason, Time now) const {
-  GenerationEnd end{.reason = reason, .stop_match = stop_strings_.match()};
+  GenerationEnd end{
+      .reason = reason, .stop_match = stop_strings_.match(), .stop_token_id = stop_token_id_};
   end.usage.prompt_tokens = std::ssize(generation_->request().prompt);
   end.usage.generated_tokens = generated_;
   end.usage.queue_seconds = Seconds(started_.value_or(now) - submitted_);
@@ -83,10 +101,8 @@ std::string Sequence::RestOfText() {
   return rest + stop_strings_.Finish();
 }
 
-bool Sequence::IsEndOfSequence(int64_t token_id) const {
-  const GenerationRequest& request = generation_->request();
-  return !request.sampling.ignore_eos &&
-         std::ranges::find(request.eos_token_ids, token_id) != request.eos_token_ids.end();
+bool Sequence::EndsGeneration(int64_t token_id) const {
+  return std::ranges::find(end_token_ids_, token_id) != end_token_ids_.end();
 }
 
 }  // namespace modeld

@@ -59,15 +59,17 @@ class Sequence {
  private:
   GenerationEnd End(FinishReason reason, Time now) const;
   std::string RestOfText();
-  bool IsEndOfSequence(int64_t token_id) const;
+  bool EndsGeneration(int64_t token_id) const;
 
   const int64_t id_;
   const std::shared_ptr<Generation> generation_;
   const Time submitted_;
+  const std::vector<int64_t> end_token_ids_;  // of the model and of the request
   Sampler sampler_;
   StopStrings stop_strings_;
   std::vector<int64_t> tokens_;
   int64_t generated_ = 0;
+  std::optional<int64_t> stop_token_id_;
   std::optional<Time> started_;
   std::optional<Time> first_token_;
   Time last_token_;

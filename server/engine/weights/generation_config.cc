@@ -20,6 +20,7 @@ absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
   if (reader.Has("top_p")) defaults.top_p = reader.NumberOr("top_p", {1e-6, 1}, 1);
   if (reader.Has("top_k")) defaults.top_k = reader.IntOr("top_k", {0, INT32_MAX}, 0);
   if (reader.Has("min_p")) defaults.min_p = reader.NumberOr("min_p", {0, 1}, 0);
+  if (reader.Has("typical_p")) defaults.typical_p = reader.NumberOr("typical_p", {1e-6, 1}, 1);
   if (reader.Has("repetition_penalty")) {
     defaults.repetition_penalty = reader.NumberOr("repetition_penalty", {1e-6, 100}, 1);
   }

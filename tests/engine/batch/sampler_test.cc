@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "tests/support/status_matchers.h"
@@ -18,20 +19,43 @@ using ::testing::ElementsAre;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-int64_t NextOf(Sampler& sampler, const std::vector<float>& logits) {
-  absl::StatusOr<SampledToken> token = sampler.Next(logits);
-  EXPECT_THAT(token, IsOk());
-  return token.ok() ? token->token_id : -1;
-}
+// A sampler with the tokens that it is shown: those of the prompt, then what it chose.
+class Chooser {
+ public:
+  explicit Chooser(Sampling sampling, std::vector<int64_t> prompt = {}, uint64_t seed = 0)
+      : sampling_(std::move(sampling)),
+        tokens_(std::move(prompt)),
+        sampler_(sampling_, {.seed = seed, .prompt_tokens = std::ssize(tokens_)}) {}
+
+  absl::StatusOr<SampledToken> TryNext(const std::vector<float>& logits) {
+    return sampler_.Next(tokens_, logits);
+  }
+
+  int64_t Next(const std::vector<float>& logits) {
+    absl::StatusOr<SampledToken> token = TryNext(logits);
+    EXPECT_THAT(token, IsOk());
+    tokens_.push_back(token.ok() ? token->token_id : -1);
+    return tokens_.back();
+  }
+
+  // The tokens of `n` positions with the same logits.
+  std::vector<int64_t> Next(const std::vector<float>& logits, int n) {
+    std::vector<int64_t> ids;
+    for (int i = 0; i < n; ++i) ids.push_back(Next(logits));
+    return ids;
+  }
+
+ private:
+  const Sampling sampling_;
+  std::vector<int64_t> tokens_;
+  Sampler sampler_;
+};
 
 // What comes out of `n` independent draws from one row.
 std::map<int64_t, int> Draw(Sampling sampling, const std::vector<float>& logits, int n) {
   sampling.greedy = false;
   std::map<int64_t, int> counts;
-  for (int seed = 0; seed < n; ++seed) {
-    Sampler sampler(sampling, {}, seed);
-    ++counts[NextOf(sampler, logits)];
-  }
+  for (int seed = 0; seed < n; ++seed) ++counts[Chooser(sampling, {}, seed).Next(logits)];
   return counts;
 }
 
@@ -49,45 +73,35 @@ std::vector<float> Logs(const std::vector<double>& probabilities) {
 }
 
 TEST(SamplerTest, GreedyTakesTheHighestAndTheFirstOfEquals) {
-  Sampler sampler({}, {}, 0);
+  Chooser chooser({});
 
-  EXPECT_EQ(NextOf(sampler, {1, 3, 2}), 1);
-  EXPECT_EQ(NextOf(sampler, {5, 7, 7}), 1);
-  EXPECT_EQ(NextOf(sampler, {-kInfinity, -4, -kInfinity}), 1);
+  EXPECT_EQ(chooser.Next({1, 3, 2}), 1);
+  EXPECT_EQ(chooser.Next({5, 7, 7}), 1);
+  EXPECT_EQ(chooser.Next({-kInfinity, -4, -kInfinity}), 1);
 }
 
 // 4 / 1.5 = 2.67 is below 3, and -1 * 1.5 = -1.5 is below -1.2.
 TEST(SamplerTest, RepetitionPenaltyDividesPositiveAndMultipliesNegativeLogits) {
-  const std::vector<int64_t> prompt = {0};
-  Sampler positive({.repetition_penalty = 1.5}, prompt, 0);
-  Sampler negative({.repetition_penalty = 1.5}, prompt, 0);
-
-  EXPECT_EQ(NextOf(positive, {4, 3}), 1);
-  EXPECT_EQ(NextOf(negative, {-1, -1.2F}), 1);
+  EXPECT_EQ(Chooser({.repetition_penalty = 1.5}, {0}).Next({4, 3}), 1);
+  EXPECT_EQ(Chooser({.repetition_penalty = 1.5}, {0}).Next({-1, -1.2F}), 1);
 }
 
 // Token 0: 5.0, then 5.0 - 1.5, then also 1.5 less for the second time it is there: never twice in
-// a row.
+// a row. 5 4 1 -> 3.5 4 1 -> 3.5 2.5 1 -> 2 2.5 1 -> 2 1 1
 TEST(SamplerTest, FrequencyPenaltyCountsEachTimeInTheAnswer) {
-  Sampler sampler({.frequency_penalty = 1.5}, std::vector<int64_t>{0, 0, 0}, 0);
-  const std::vector<float> logits = {5, 4, 1};
-
-  std::vector<int64_t> ids;
-  for (int i = 0; i < 5; ++i) ids.push_back(NextOf(sampler, logits));
-
-  // 5 4 1 -> 3.5 4 1 -> 3.5 2.5 1 -> 2 2.5 1 -> 2 1 1
-  EXPECT_THAT(ids, ElementsAre(0, 1, 0, 1, 0));
+  EXPECT_THAT(Chooser({.frequency_penalty = 1.5}, {0, 0, 0}).Next({5, 4, 1}, 5),
+              ElementsAre(0, 1, 0, 1, 0));
 }
 
+// 5 4 1 -> 3 4 1 -> 3 2 1 -> 3 2 1
 TEST(SamplerTest, PresencePenaltyCountsOnce) {
-  Sampler sampler({.presence_penalty = 2}, {}, 0);
-  const std::vector<float> logits = {5, 4, 1};
+  EXPECT_THAT(Chooser({.presence_penalty = 2}).Next({5, 4, 1}, 4), ElementsAre(0, 1, 0, 0));
+}
 
-  std::vector<int64_t> ids;
-  for (int i = 0; i < 4; ++i) ids.push_back(NextOf(sampler, logits));
+TEST(SamplerTest, BansThatLeaveNothingAreTheRequestsFault) {
+  Chooser chooser({.bad_words = {{1}}, .allowed_token_ids = {1}});
 
-  // 5 4 1 -> 3 4 1 -> 3 2 1 -> 3 2 1
-  EXPECT_THAT(ids, ElementsAre(0, 1, 0, 0));
+  EXPECT_THAT(chooser.TryNext({1, 2, 3}), NamesField("sampling.allowed_token_ids"));
 }
 
 TEST(SamplerTest, TopKKeepsTheLikeliestAndTiesWithTheLast) {
@@ -139,28 +153,18 @@ TEST(SamplerTest, ATemperatureNearZeroDoesNotOverflow) {
 TEST(SamplerTest, ASeedRepeats) {
   const Sampling sampling = {.greedy = false};
   const std::vector<float> logits(50, 1.0F);
-  Sampler first(sampling, {}, 7);
-  Sampler second(sampling, {}, 7);
-  Sampler other(sampling, {}, 8);
 
-  std::vector<int64_t> a;
-  std::vector<int64_t> b;
-  std::vector<int64_t> c;
-  for (int i = 0; i < 20; ++i) {
-    a.push_back(NextOf(first, logits));
-    c.push_back(NextOf(other, logits));
-    b.push_back(NextOf(second, logits));
-  }
+  const std::vector<int64_t> first = Chooser(sampling, {}, 7).Next(logits, 20);
 
-  EXPECT_EQ(a, b);
-  EXPECT_NE(a, c);
+  EXPECT_EQ(Chooser(sampling, {}, 7).Next(logits, 20), first);
+  EXPECT_NE(Chooser(sampling, {}, 8).Next(logits, 20), first);
 }
 
 // The row's own probabilities: penalties, temperature and filters are not part of it.
 TEST(SamplerTest, LogprobsAreThoseBeforePenaltiesAndFilters) {
-  Sampler sampler({.repetition_penalty = 100, .logprobs = 2}, std::vector<int64_t>{2}, 0);
+  Chooser chooser({.repetition_penalty = 100, .logprobs = 2}, {2});
 
-  const absl::StatusOr<SampledToken> token = sampler.Next(Logs({0.3, 0.1, 0.6}));
+  const absl::StatusOr<SampledToken> token = chooser.TryNext(Logs({0.3, 0.1, 0.6}));
 
   ASSERT_THAT(token, IsOk());
   ASSERT_TRUE(token->logprobs.has_value());
@@ -173,9 +177,7 @@ TEST(SamplerTest, LogprobsAreThoseBeforePenaltiesAndFilters) {
 }
 
 TEST(SamplerTest, NoAlternativesAreGivenForZeroLogprobs) {
-  Sampler sampler({.logprobs = 0}, {}, 0);
-
-  const absl::StatusOr<SampledToken> token = sampler.Next(Logs({0.25, 0.75}));
+  const absl::StatusOr<SampledToken> token = Chooser({.logprobs = 0}).TryNext(Logs({0.25, 0.75}));
 
   ASSERT_THAT(token, IsOk());
   EXPECT_NEAR(token->logprobs->chosen.logprob, std::log(0.75), 1e-6);
@@ -183,12 +185,11 @@ TEST(SamplerTest, NoAlternativesAreGivenForZeroLogprobs) {
 }
 
 TEST(SamplerTest, LogitsThatAreNoDistributionAreAnError) {
-  Sampler sampler({}, {}, 0);
+  Chooser chooser({});
 
-  EXPECT_THAT(sampler.Next(std::vector<float>{1, NAN, 2}), HasReasonOf(Reason::kInternal));
-  EXPECT_THAT(sampler.Next(std::vector<float>{1, kInfinity}), HasReasonOf(Reason::kInternal));
-  EXPECT_THAT(sampler.Next(std::vector<float>{-kInfinity, -kInfinity}),
-              HasReasonOf(Reason::kInternal));
+  EXPECT_THAT(chooser.TryNext({1, NAN, 2}), HasReasonOf(Reason::kInternal));
+  EXPECT_THAT(chooser.TryNext({1, kInfinity}), HasReasonOf(Reason::kInternal));
+  EXPECT_THAT(chooser.TryNext({-kInfinity, -kInfinity}), HasReasonOf(Reason::kInternal));
 }
 
 }  // namespace

@@ -116,6 +116,60 @@ TEST(SchedulerTest, AnEndOfSequenceTokenStopsAndIsCountedButHasNoText) {
   EXPECT_EQ(out.end->usage.generated_tokens, 3);
 }
 
+TEST(SchedulerTest, AStopTokenStopsAlsoWhenTheEndOfSequenceIsIgnored) {
+  TinyLm model;
+  Scheduler scheduler({}, model, Clock::Real());
+  const std::vector<int64_t> answer = TinyLm::Answer({4, 5}, 3);
+  GenerationRequest request = Request({4, 5}, 100);
+  request.eos_token_ids = {answer[1]};
+  request.sampling.ignore_eos = true;
+  request.sampling.stop_token_ids = {answer[2]};
+  Call call(request);
+  ASSERT_THAT(scheduler.Submit(call.generation()), IsOk());
+
+  const OutputPiece out = call.ReadAll();
+
+  EXPECT_EQ(out.end->reason, FinishReason::kStop);
+  EXPECT_THAT(out.end->stop_token_id, Optional(answer[2]));
+  EXPECT_FALSE(out.end->stop_match);
+  EXPECT_THAT(out.token_ids, ElementsAreArray(answer));
+  EXPECT_EQ(out.text, "<" + std::to_string(answer[0]) + "><" + std::to_string(answer[1]) + ">");
+}
+
+// The end would be the second token; TinyLm's other tokens are all equally likely.
+TEST(SchedulerTest, NoEndIsChosenBeforeTheLeastNumberOfTokens) {
+  TinyLm model;
+  Scheduler scheduler({}, model, Clock::Real());
+  const std::vector<int64_t> answer = TinyLm::Answer({4, 5}, 2);
+  GenerationRequest request = Request({4, 5}, 100);
+  request.eos_token_ids = {answer[1]};
+  request.sampling.min_tokens = 2;
+  Call call(request);
+  ASSERT_THAT(scheduler.Submit(call.generation()), IsOk());
+
+  const OutputPiece out = call.ReadAll();
+
+  ASSERT_GT(out.token_ids.size(), 2U);
+  EXPECT_EQ(out.token_ids[0], answer[0]);
+  EXPECT_NE(out.token_ids[1], answer[1]);
+}
+
+TEST(SchedulerTest, NoStopStringIsLookedForBeforeTheLeastNumberOfTokens) {
+  TinyLm model;
+  Scheduler scheduler({}, model, Clock::Real());
+  GenerationRequest request = Request({4, 5}, 100);
+  request.sampling.stop = {">"};
+  request.sampling.min_tokens = 3;
+  Call call(request);
+  ASSERT_THAT(scheduler.Submit(call.generation()), IsOk());
+
+  const OutputPiece out = call.ReadAll();
+
+  EXPECT_EQ(out.token_ids.size(), 4U);
+  EXPECT_THAT(out.end->stop_match, Optional(Eq(">")));
+  EXPECT_FALSE(out.end->stop_token_id);
+}
+
 TEST(SchedulerTest, AnEndOfSequenceTokenIsAnOrdinaryOneWhenIgnored) {
   TinyLm model;
   Scheduler scheduler({}, model, Clock::Real());

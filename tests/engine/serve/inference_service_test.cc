@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <string>
@@ -17,7 +18,10 @@
 namespace modeld {
 namespace {
 
+using ::testing::Contains;
+using ::testing::Each;
 using ::testing::ElementsAreArray;
+using ::testing::Not;
 
 class InferenceServiceTest : public ::testing::Test {
  protected:
@@ -157,6 +161,59 @@ TEST_F(InferenceServiceTest, SamplingOutOfRangeIsNamed) {
   request.mutable_sampling()->set_top_p(1.5);
 
   EXPECT_THAT(engine_->Generate(request).status, NamesField("sampling.top_p"));
+}
+
+TEST_F(InferenceServiceTest, TokensOfSamplingOutsideTheVocabularyAreNamed) {
+  modeld::v1::GenerateRequest bias = Request({1}, 1);
+  (*bias.mutable_sampling()->mutable_logit_bias())[320] = 1;
+  modeld::v1::GenerateRequest allowed = Request({1}, 1);
+  allowed.mutable_sampling()->add_allowed_token_ids(-1);
+  modeld::v1::GenerateRequest stop = Request({1}, 1);
+  stop.mutable_sampling()->add_stop_token_ids(320);
+
+  EXPECT_THAT(engine_->Generate(bias).status, NamesField("sampling.logit_bias"));
+  EXPECT_THAT(engine_->Generate(allowed).status, NamesField("sampling.allowed_token_ids"));
+  EXPECT_THAT(engine_->Generate(stop).status, NamesField("sampling.stop_token_ids"));
+}
+
+TEST_F(InferenceServiceTest, OnlyAllowedTokensAreChosenAndAStopTokenIsNamed) {
+  modeld::v1::GenerateRequest request = Request({5, 38}, 20);
+  for (const int64_t id : {17, 42}) request.mutable_sampling()->add_allowed_token_ids(id);
+  request.mutable_sampling()->set_repetition_penalty(100);
+  request.mutable_sampling()->add_stop_token_ids(42);
+
+  const EngineProcess::Answer answer = engine_->Generate(request);
+
+  ASSERT_THAT(answer.status, IsOk());
+  EXPECT_EQ(answer.all.finish_reason(), modeld::v1::FINISH_REASON_STOP);
+  EXPECT_EQ(answer.all.stop_token_id(), 42);
+  for (const int64_t id : answer.all.token_ids()) EXPECT_TRUE(id == 17 || id == 42) << id;
+}
+
+TEST_F(InferenceServiceTest, ABadWordIsNotInTheAnswer) {
+  const EngineProcess::Answer before = engine_->Generate(Request({5, 38, 193}, 60));
+  ASSERT_THAT(before.status, IsOk());
+  const std::string& text = before.all.text();
+  const auto letter = std::ranges::find_if(text, [](char c) { return c >= 'a' && c <= 'z'; });
+  ASSERT_NE(letter, text.end());
+  const std::string word(1, *letter);
+  modeld::v1::TokenizeRequest tokenize;
+  tokenize.set_text(word);
+  modeld::v1::TokenizeResponse tokens;
+  grpc::ClientContext context;
+  ASSERT_TRUE(engine_->inference().Tokenize(&context, tokenize, &tokens).ok());
+  ASSERT_EQ(tokens.token_ids_size(), 1);
+  modeld::v1::GenerateRequest request = Request({5, 38, 193}, 60);
+  request.mutable_sampling()->add_bad_words(word);
+  (*request.mutable_sampling()->mutable_logit_bias())[tokens.token_ids(0)] = 100;
+  modeld::v1::GenerateRequest biased = request;
+  biased.mutable_sampling()->clear_bad_words();
+
+  const EngineProcess::Answer without = engine_->Generate(request);
+
+  ASSERT_THAT(without.status, IsOk());
+  EXPECT_THAT(without.all.token_ids(), Not(Contains(tokens.token_ids(0)))) << word;
+  EXPECT_THAT(engine_->Generate(biased).all.token_ids(), Each(tokens.token_ids(0))) << word;
 }
 
 TEST_F(InferenceServiceTest, WhatExceedsTheContextIsRefused) {
