@@ -2,11 +2,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <latch>
+#include <random>
 #include <vector>
 
 #include "server/engine/batch/scheduler.h"
 #include "tests/engine/batch/tiny_lm.h"
+#include "tests/support/fake_clock.h"
 #include "tests/support/status_matchers.h"
 
 namespace modeld {
@@ -110,6 +114,72 @@ TEST(SchedulerLimitsTest, ACancelledSlowReaderEnds) {
   slow.generation()->Cancel();
 
   EXPECT_THAT(slow.ReadAll().end->status, StatusIs(absl::StatusCode::kCancelled));
+}
+
+// One run: a request that ends before its time at the `moment`-th step, another that goes on. The
+// ends: its caller cancels from another thread, its connection breaks while a step runs, its
+// deadline passes.
+enum class EarlyEnd { kCancelled, kDisconnected, kDeadline };
+
+void ExpectStateFreedWithinOneStep(EarlyEnd kind, int64_t moment) {
+  constexpr int64_t kMarker = 60;  // begins the prompt of the one that ends early
+  FakeClock clock;
+  GenerationRequest request = Request(std::vector<int64_t>(100, kMarker), 1'000);
+  if (kind == EarlyEnd::kDeadline) {
+    request.deadline = clock.Steady() + std::chrono::seconds(moment);
+  }
+  Call early(request);
+  std::latch moment_came(1);
+  std::atomic<int64_t> steps = 0;
+  std::atomic<int64_t> last_step_with_it = 0;
+  TinyLm model;
+  model.on_forward = [&](const std::vector<Segment>& segments) {
+    clock.Advance(std::chrono::seconds(1));
+    ++steps;
+    for (const Segment& segment : segments) {
+      const auto& state = static_cast<const TinyLm::State&>(*segment.state);
+      const int64_t first = state.tokens.empty() ? segment.token_ids[0] : state.tokens[0];
+      if (first == kMarker) last_step_with_it = steps.load();
+    }
+    if (steps != moment) return;
+    if (kind == EarlyEnd::kDisconnected) early.generation()->Cancel();
+    moment_came.count_down();
+  };
+  Scheduler scheduler({.prefill_tokens_max = 8}, model, clock);
+  Call other(Request({2}, 120));
+  ASSERT_THAT(scheduler.Submit(early.generation()), IsOk());
+  ASSERT_THAT(scheduler.Submit(other.generation()), IsOk());
+  moment_came.wait();
+
+  if (kind == EarlyEnd::kCancelled) early.generation()->Cancel();
+  const int64_t steps_at_end = kind == EarlyEnd::kCancelled ? steps.load() : moment;
+  const OutputPiece out = early.ReadAll();
+  const SchedulerStats stats_at_end = scheduler.Stats();
+
+  EXPECT_THAT(out.end->status,
+              StatusIs(kind == EarlyEnd::kDeadline ? absl::StatusCode::kDeadlineExceeded
+                                                   : absl::StatusCode::kCancelled));
+  EXPECT_EQ(out.end->reason, FinishReason::kCancelled);
+  EXPECT_LE(last_step_with_it, steps_at_end + 1);
+  EXPECT_LE(stats_at_end.active + stats_at_end.waiting, 1);
+  EXPECT_THAT(other.ReadAll().token_ids, ElementsAreArray(TinyLm::Answer({2}, 120)));
+  const SchedulerStats stats = scheduler.Stats();
+  EXPECT_EQ(stats.active, 0);
+  EXPECT_EQ(stats.waiting, 0);
+  EXPECT_EQ(stats.kv_used_ratio, 0);
+  EXPECT_EQ((stats.finished.at({"Generate", "cancelled"})), 1);
+  EXPECT_EQ((stats.finished.at({"Generate", "length"})), 1);
+}
+
+// The first 13 steps read the prompt.
+TEST(SchedulerLimitsTest, AnEarlyEndAtAnyMomentFreesTheStateWithinOneStep) {
+  std::mt19937 random(7);
+  for (int i = 0; i < 100; ++i) {
+    const auto kind = static_cast<EarlyEnd>(i % 3);
+    const auto moment = static_cast<int64_t>(1 + random() % 60);
+    SCOPED_TRACE(testing::Message() << "end " << i % 3 << " at step " << moment);
+    ExpectStateFreedWithinOneStep(kind, moment);
+  }
 }
 
 TEST(SchedulerLimitsTest, AFullQueueRefuses) {
