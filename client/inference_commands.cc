@@ -1,11 +1,18 @@
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <map>
+#include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_replace.h"
 #include "client/arguments.h"
 #include "client/commands.h"
 #include "client/table.h"
@@ -15,42 +22,116 @@
 namespace modeld {
 namespace {
 
-// The options that set fields of Sampling.
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::Reflection;
+
+// What --help says of each field of Sampling. Ranges and defaults are those of the proto.
+const char* HelpOf(const std::string& field) {
+  static const std::map<std::string, const char*> kHelp = {
+      {"max_tokens", "At most so many new tokens (the rest of the context)"},
+      {"min_tokens", "No end before so many new tokens (0)"},
+      {"temperature", "0 is greedy, up to 100 (the model's)"},
+      {"top_k", "Keep so many likeliest tokens; 0: off"},
+      {"top_p", "Keep the likeliest tokens of this probability; above 0 to 1"},
+      {"min_p", "Least probability relative to the likeliest; 0 to 1"},
+      {"typical_p", "Keep the most typical tokens of this probability; above 0 to 1"},
+      {"top_n_sigma", "Keep logits so many standard deviations below the highest; 0: off"},
+      {"repetition_penalty", "Divides logits of tokens that were there; 1: off"},
+      {"presence_penalty", "Subtracted from tokens of the answer; -2 to 2"},
+      {"frequency_penalty", "Subtracted for each time in the answer; -2 to 2"},
+      {"bad_words", "The answer shall not contain this text (repeatable)"},
+      {"allowed_token_ids", "Only these tokens (repeatable)"},
+      {"dry_multiplier", "Penalty for what prolongs a repetition; 0: off"},
+      {"dry_base", "Its growth with each token of the repetition; 1 to 100 (1.75)"},
+      {"dry_allowed_length", "Repetitions shorter than this are free (2)"},
+      {"dry_penalty_last_n", "Look at so many last tokens only (all)"},
+      {"dry_sequence_breakers", "No repetition reaches over this text (repeatable)"},
+      {"xtc_probability", "How often the likeliest tokens are left out; 0 to 1 (0)"},
+      {"xtc_threshold", "Which tokens those are; 0 to 0.5 (0.1)"},
+      {"seed", "For repeatable answers"},
+      {"stop", "End before this text (repeatable)"},
+      {"stop_token_ids", "End with this token (repeatable)"},
+      {"ignore_eos", "Go on after the end-of-sequence token"},
+      {"logprobs", "Alternatives per token, 0 to 20 (with -o json)"},
+      {"logit_bias", "TOKEN=BIAS is added to the token's logit; -100 to 100 (repeatable)"},
+  };
+  return kHelp.at(field);
+}
+
+template <typename T>
+void AddScalar(CLI::App* command, Message* message, const FieldDescriptor* field,
+               void (Reflection::*set)(Message*, const FieldDescriptor*, T) const) {
+  std::string option = "--" + absl::StrReplaceAll(field->name(), {{"_", "-"}});
+  command->add_option_function<T>(
+      option, [=](T v) { (message->GetReflection()->*set)(message, field, v); },
+      HelpOf(field->name()));
+}
+
+template <typename T>
+void AddList(CLI::App* command, Message* message, const FieldDescriptor* field,
+             void (Reflection::*add)(Message*, const FieldDescriptor*, T) const) {
+  std::string option = "--" + absl::StrReplaceAll(field->name(), {{"_", "-"}});
+  command
+      ->add_option_function<std::vector<T>>(
+          option,
+          [=](const std::vector<T>& values) {
+            for (const T& v : values) (message->GetReflection()->*add)(message, field, v);
+          },
+          HelpOf(field->name()))
+      ->allow_extra_args(false);
+}
+
+void AddLogitBias(CLI::App* command, v1::Sampling* sampling) {
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "--logit-bias",
+          [sampling](const std::vector<std::string>& entries) {
+            for (const std::string& entry : entries) {
+              const size_t equals = std::min(entry.find('='), entry.size() - 1);
+              int64_t id = 0;
+              double bias = 0;
+              if (!absl::SimpleAtoi(entry.substr(0, equals), &id) ||
+                  !absl::SimpleAtod(entry.substr(equals + 1), &bias)) {
+                throw CLI::ValidationError("--logit-bias", entry + " is not TOKEN=BIAS");
+              }
+              (*sampling->mutable_logit_bias())[id] = bias;
+            }
+          },
+          HelpOf("logit_bias"))
+      ->allow_extra_args(false);
+}
+
+void AddFieldOption(CLI::App* command, Message* message, const FieldDescriptor* field) {
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_INT64:
+      if (field->is_repeated()) return AddList(command, message, field, &Reflection::AddInt64);
+      return AddScalar(command, message, field, &Reflection::SetInt64);
+    case FieldDescriptor::CPPTYPE_UINT64:
+      return AddScalar(command, message, field, &Reflection::SetUInt64);
+    case FieldDescriptor::CPPTYPE_INT32:
+      return AddScalar(command, message, field, &Reflection::SetInt32);
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return AddScalar(command, message, field, &Reflection::SetDouble);
+    case FieldDescriptor::CPPTYPE_STRING:
+      return AddList(command, message, field, &Reflection::AddString);
+    case FieldDescriptor::CPPTYPE_BOOL:
+      command->add_flag_function(
+          "--" + absl::StrReplaceAll(field->name(), {{"_", "-"}}),
+          [=](int64_t) { message->GetReflection()->SetBool(message, field, true); },
+          HelpOf(field->name()));
+      return;
+    default:
+      return;  // a map or a message: has an option of its own
+  }
+}
+
+// An option for each field of Sampling.
 void AddSamplingOptions(CLI::App* command, v1::Sampling* sampling) {
-  command->add_option_function<int64_t>(
-      "--max-tokens", [sampling](int64_t v) { sampling->set_max_tokens(v); },
-      "At most so many new tokens");
-  command->add_option_function<double>(
-      "--temperature", [sampling](double v) { sampling->set_temperature(v); },
-      "0 is greedy (the model's)");
-  command->add_option_function<double>(
-      "--top-p", [sampling](double v) { sampling->set_top_p(v); }, "Nucleus, above 0 to 1");
-  command->add_option_function<int64_t>(
-      "--top-k", [sampling](int64_t v) { sampling->set_top_k(v); }, "Keep so many tokens; 0: off");
-  command->add_option_function<double>(
-      "--min-p", [sampling](double v) { sampling->set_min_p(v); }, "Least relative probability");
-  command->add_option_function<double>(
-      "--repetition-penalty", [sampling](double v) { sampling->set_repetition_penalty(v); },
-      "1 is off");
-  command->add_option_function<double>(
-      "--presence-penalty", [sampling](double v) { sampling->set_presence_penalty(v); }, "-2 to 2");
-  command->add_option_function<double>(
-      "--frequency-penalty", [sampling](double v) { sampling->set_frequency_penalty(v); },
-      "-2 to 2");
-  command->add_option_function<uint64_t>(
-      "--seed", [sampling](uint64_t v) { sampling->set_seed(v); }, "For repeatable answers");
-  command->add_option_function<std::vector<std::string>>(
-      "--stop",
-      [sampling](const std::vector<std::string>& v) {
-        sampling->mutable_stop()->Assign(v.begin(), v.end());
-      },
-      "End before this text (repeatable)");
-  command->add_option_function<int32_t>(
-      "--logprobs", [sampling](int32_t v) { sampling->set_logprobs(v); },
-      "Alternatives per token, 0 to 20 (with -o json)");
-  command->add_flag_function(
-      "--ignore-eos", [sampling](int64_t) { sampling->set_ignore_eos(true); },
-      "Go on after the end-of-sequence token");
+  for (int i = 0; i < v1::Sampling::descriptor()->field_count(); ++i) {
+    AddFieldOption(command, sampling, v1::Sampling::descriptor()->field(i));
+  }
+  AddLogitBias(command, sampling);
 }
 
 // Prints text as it comes; gathers it for the conversation.

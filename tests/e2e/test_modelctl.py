@@ -82,6 +82,16 @@ def test_generate_prints_the_text_that_the_service_gives(ctl, loaded):
     assert code == DONE and out.rstrip("\n") == expected.rstrip("\n")
 
 
+def test_generate_sends_every_kind_of_sampling_option(ctl):
+    options = ["--max-tokens", "4", "--ignore-eos", "--min-tokens", "1", "--typical-p", "0.9"]
+    options += ["--allowed-token-ids", "17", "--allowed-token-ids", "42", "--logit-bias", "42=-100"]
+    code, out, err = ctl("generate", "tiny", "hello", *options, output="json")
+    assert code == DONE, err
+    messages = [json.loads(line) for line in out.splitlines()]
+    ids = [int(token) for message in messages for token in message.get("token_ids", [])]
+    assert ids == [17] * 4
+
+
 def test_run_asks_once_with_a_prompt(ctl):
     code, out, err = ctl("run", "tiny", "hello", "--max-tokens", "4")
     assert code == DONE, err
