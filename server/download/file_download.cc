@@ -302,9 +302,11 @@ absl::Status FileTransfer::Fetch(HttpClient& http, std::span<char> buffer, Segme
         segment.received.fetch_add(bytes, std::memory_order_relaxed);
         tools_.received_bytes.fetch_add(bytes, std::memory_order_relaxed);
         const absl::Status added = gathered.Add(data);
-        // A stop ends the transfer by itself.
-        if (tools_.limit.Wait(bytes, stop) && job_.limit != nullptr) job_.limit->Wait(bytes, stop);
-        return added;
+        if (!added.ok()) return added;
+        // A stop ends the transfer here: what the socket still holds would come without the limit.
+        const bool go_on =
+            tools_.limit.Wait(bytes, stop) && (!job_.limit || job_.limit->Wait(bytes, stop));
+        return go_on ? absl::OkStatus() : Cancelled();
       },
       stop);
   if (result.skipped_bytes > 0) Count(place.origin, result.skipped_bytes, 0, "refetched");
