@@ -45,6 +45,8 @@ class WorkStreamTest : public testing::Test {
   ~WorkStreamTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
   Metrics metrics_;
+  // Of the test that waits for it; older than the threads that count it down.
+  std::latch stopped_{1};
   Executor executor_{{.threads = 2}};
   Calls calls_{executor_, metrics_};
   WorkingRegistry service_{calls_};
@@ -88,12 +90,11 @@ TEST_F(WorkStreamTest, TheErrorOfTheWorkEndsTheStreamAfterWhatItTold) {
 }
 
 TEST_F(WorkStreamTest, AClientThatGoesStopsTheWorkEvenWhileItWaitsForTheClient) {
-  std::latch stopped(1);
   service_.work = [&](const Stream::Emit& emit, std::stop_token stop) {
     v1::VerifyModelResponse large;
     large.set_path(std::string(1 << 20, 'x'));
     while (!stop.stop_requested()) emit(large);
-    stopped.count_down();
+    stopped_.count_down();
     return absl::OkStatus();
   };
   grpc::ClientContext context;
@@ -102,7 +103,7 @@ TEST_F(WorkStreamTest, AClientThatGoesStopsTheWorkEvenWhileItWaitsForTheClient) 
   ASSERT_TRUE(reader->Read(&message));
 
   context.TryCancel();
-  stopped.wait();
+  stopped_.wait();
 
   while (reader->Read(&message)) continue;
   EXPECT_THAT(FromGrpcStatus(reader->Finish()), StatusIs(absl::StatusCode::kCancelled));
