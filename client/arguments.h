@@ -24,6 +24,20 @@ void AddModelArgument(CLI::App* command, const std::shared_ptr<Request>& request
       ->required();
 }
 
+// --location, --cache-path and --token-credential: where a repository goes and with whose token.
+template <typename Request>
+void AddPlaceOptions(CLI::App* command, const std::shared_ptr<Request>& request) {
+  command->add_option_function<std::string>(
+      "--location", [request](const std::string& v) { request->set_cache_location(v); },
+      "primary, secondary or custom (primary)");
+  command->add_option_function<std::string>(
+      "--cache-path", [request](const std::string& v) { request->set_cache_path(v); },
+      "Path for the location custom");
+  command->add_option_function<std::string>(
+      "--token-credential", [request](const std::string& v) { request->set_token_credential(v); },
+      "Name of the daemon's credential with the token for this repository");
+}
+
 // --allow and --ignore, each repeatable, which fill the patterns of `request`.
 template <typename Request>
 void AddPatternOptions(CLI::App* command, const std::shared_ptr<Request>& request) {

@@ -182,8 +182,6 @@ void AddScan(CLI::App& app, Cli& cli) {
 void AddAdopt(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("adopt", "Make a row for files that are in a cache already");
   auto request = std::make_shared<v1::AdoptModelRequest>();
-  auto allow = std::make_shared<std::vector<std::string>>();
-  auto ignore = std::make_shared<std::vector<std::string>>();
   AddModelArgument(command, request);
   command
       ->add_option_function<std::string>(
@@ -193,23 +191,12 @@ void AddAdopt(CLI::App& app, Cli& cli) {
   command->add_option_function<std::string>(
       "--revision", [request](const std::string& v) { request->set_revision(v); },
       "Branch, tag or commit that is there (main)");
-  command->add_option_function<std::string>(
-      "--location", [request](const std::string& v) { request->set_cache_location(v); },
-      "primary, secondary or custom (primary)");
-  command->add_option_function<std::string>(
-      "--cache-path", [request](const std::string& v) { request->set_cache_path(v); },
-      "Path for the location custom");
+  AddPlaceOptions(command, request);
   command->add_flag_function(
       "--trust-remote-code", [request](int64_t) { request->set_trust_remote_code(true); },
       "Let code of the repository run");
-  command->add_option_function<std::string>(
-      "--token-credential", [request](const std::string& v) { request->set_token_credential(v); },
-      "Name of the daemon's credential with the token for this repository");
-  command->add_option("--allow", *allow, "Only files that match this pattern (repeatable)");
-  command->add_option("--ignore", *ignore, "Not files that match this pattern (repeatable)");
-  command->callback([&cli, request, allow, ignore] {
-    request->mutable_allow_patterns()->Assign(allow->begin(), allow->end());
-    request->mutable_ignore_patterns()->Assign(ignore->begin(), ignore->end());
+  AddPatternOptions(command, request);
+  command->callback([&cli, request] {
     cli.action = [&cli, request](Client& client) -> absl::Status {
       ASSIGN_OR_RETURN(const v1::Model model,
                        client.Call(&v1::Registry::Stub::AdoptModel, client.registry(), *request));

@@ -122,13 +122,7 @@ absl::Status Space(const Cli& cli, const Client& client, const v1::CheckSpaceReq
 void AddRegister(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("register", "Make a row for a repository of the Hub");
   auto request = std::make_shared<v1::RegisterModelRequest>();
-  auto allow = std::make_shared<std::vector<std::string>>();
-  auto ignore = std::make_shared<std::vector<std::string>>();
-  command
-      ->add_option_function<std::string>(
-          "MODEL", [request](const std::string& v) { request->set_model_name(v); },
-          "Name of the model here")
-      ->required();
+  AddModelArgument(command, request);
   command
       ->add_option_function<std::string>(
           "HF_PATH", [request](const std::string& v) { request->set_hf_path(v); },
@@ -137,26 +131,15 @@ void AddRegister(CLI::App& app, Cli& cli) {
   command->add_option_function<std::string>(
       "--revision", [request](const std::string& v) { request->set_revision(v); },
       "Branch, tag or commit (main)");
-  command->add_option_function<std::string>(
-      "--location", [request](const std::string& v) { request->set_cache_location(v); },
-      "primary, secondary or custom (primary)");
-  command->add_option_function<std::string>(
-      "--cache-path", [request](const std::string& v) { request->set_cache_path(v); },
-      "Path for the location custom");
+  AddPlaceOptions(command, request);
   command->add_option_function<int64_t>(
       "--estimated-size-mb", [request](int64_t v) { request->set_estimated_size_mb(v); },
       "Size in MB, used when the Hub is not reached");
-  command->add_option_function<std::string>(
-      "--token-credential", [request](const std::string& v) { request->set_token_credential(v); },
-      "Name of the daemon's credential with the token for this repository");
   command->add_flag_function(
       "--trust-remote-code", [request](int64_t) { request->set_trust_remote_code(true); },
       "Let code of the repository run");
-  command->add_option("--allow", *allow, "Only files that match this pattern (repeatable)");
-  command->add_option("--ignore", *ignore, "Not files that match this pattern (repeatable)");
-  command->callback([&cli, request, allow, ignore] {
-    request->mutable_allow_patterns()->Assign(allow->begin(), allow->end());
-    request->mutable_ignore_patterns()->Assign(ignore->begin(), ignore->end());
+  AddPatternOptions(command, request);
+  command->callback([&cli, request] {
     cli.action = [&cli, request](Client& client) { return Register(cli, client, *request); };
   });
 }
@@ -239,18 +222,10 @@ void AddSpace(CLI::App& app, Cli& cli) {
   command->add_option_function<std::string>(
       "--revision", [request](const std::string& v) { request->set_revision(v); },
       "Branch, tag or commit (main)");
-  command->add_option_function<std::string>(
-      "--location", [request](const std::string& v) { request->set_cache_location(v); },
-      "primary, secondary or custom (primary)");
-  command->add_option_function<std::string>(
-      "--cache-path", [request](const std::string& v) { request->set_cache_path(v); },
-      "Path for the location custom");
+  AddPlaceOptions(command, request);
   command->add_option_function<int64_t>(
       "--estimated-size-mb", [request](int64_t v) { request->set_estimated_size_mb(v); },
       "Size in MB");
-  command->add_option_function<std::string>(
-      "--token-credential", [request](const std::string& v) { request->set_token_credential(v); },
-      "Name of the daemon's credential with the token for this repository");
   command->callback([&cli, request] {
     cli.action = [&cli, request](Client& client) { return Space(cli, client, *request); };
   });
