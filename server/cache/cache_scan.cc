@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/base/file.h"
 #include "server/base/status.h"
+#include "server/cache/folder.h"
 #include "server/core/repo.h"
 
 namespace modeld {
@@ -47,29 +48,11 @@ bool IsPlainFile(const fs::path& path) {
   return lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
 }
 
-absl::StatusOr<std::vector<fs::path>> EntriesOf(const fs::path& folder) {
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    out.push_back(it->path());
-  }
-  if (error) return FileError(error.value(), "list", folder.string());
-  std::ranges::sort(out);
-  return out;
-}
-
-// Everything below `folder` that is no folder nor a link to one. Links are not followed; folders
-// that go away meanwhile are empty.
+// Links to folders are of no program that keeps to the layout.
 absl::StatusOr<std::vector<fs::path>> FilesBelow(const fs::path& folder) {
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end;
-       it.increment(error)) {
-    if (!IsFolder(it->path())) out.push_back(it->path());
-  }
-  if (error && error.value() != ENOENT) return FileError(error.value(), "list", folder.string());
-  std::ranges::sort(out);
-  return out;
+  ASSIGN_OR_RETURN(std::vector<fs::path> files, LeavesOf(folder));
+  std::erase_if(files, IsFolder);
+  return files;
 }
 
 // "acme--model" as "acme/model".

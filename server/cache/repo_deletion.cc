@@ -18,6 +18,7 @@
 #include "server/base/random.h"
 #include "server/base/status.h"
 #include "server/cache/cache_error.h"
+#include "server/cache/folder.h"
 #include "server/cache/repo_cache.h"
 #include "server/cache/tree_size.h"
 #include "server/core/reason.h"
@@ -32,26 +33,21 @@ constexpr size_t kBatch = 256;
 // A link leads to a link at most so often.
 constexpr int kHopsMax = 8;
 
-std::vector<fs::path> EntriesOf(const std::string& folder) {
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    out.push_back(it->path());
-  }
-  std::ranges::sort(out);
-  return out;
+// As EntriesOf, of a folder that need not be there.
+absl::StatusOr<std::vector<fs::path>> EntriesIn(const std::string& folder) {
+  absl::StatusOr<std::vector<fs::path>> entries = EntriesOf(folder);
+  if (absl::IsNotFound(entries.status())) return std::vector<fs::path>();
+  return entries;
 }
 
-// Everything below `folder` that is no folder.
-std::vector<fs::path> LeavesOf(const std::string& folder) {
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end;
-       it.increment(error)) {
-    std::error_code of_entry;
-    if (it->is_symlink(of_entry) || !it->is_directory(of_entry)) out.push_back(it->path());
-  }
-  return out;
+// The folders of revisions. A file that somebody left among them is none.
+absl::StatusOr<std::vector<fs::path>> RevisionsIn(const std::string& snapshots) {
+  ASSIGN_OR_RETURN(std::vector<fs::path> entries, EntriesIn(snapshots));
+  std::erase_if(entries, [](const fs::path& entry) {
+    std::error_code error;
+    return fs::status(entry, error).type() == fs::file_type::regular;
+  });
+  return entries;
 }
 
 // The blob that an entry of blobs/ belongs to: itself, or that of our part file; nothing for files
@@ -75,8 +71,9 @@ struct Needed {
   }
 };
 
-void AddNeeded(const std::string& snapshot, Needed& needed) {
-  for (const fs::path& leaf : LeavesOf(snapshot)) {
+absl::Status AddNeeded(const std::string& snapshot, Needed& needed) {
+  ASSIGN_OR_RETURN(const std::vector<fs::path> leaves, LeavesOf(snapshot));
+  for (const fs::path& leaf : leaves) {
     fs::path at = leaf;
     for (int hop = 0; hop < kHopsMax; ++hop) {
       std::error_code error;
@@ -90,22 +87,29 @@ void AddNeeded(const std::string& snapshot, Needed& needed) {
       needed.files.insert({info.st_dev, info.st_ino});
     }
   }
+  return absl::OkStatus();
 }
 
 // What is below repo/snapshots but for `without`.
-Needed NeededBy(const std::string& snapshots, const std::set<std::string>& without) {
+absl::StatusOr<Needed> NeededBy(const std::string& snapshots,
+                                const std::set<std::string>& without) {
   Needed needed;
-  for (const fs::path& snapshot : EntriesOf(snapshots)) {
-    if (!without.contains(snapshot.filename().string())) AddNeeded(snapshot.string(), needed);
+  ASSIGN_OR_RETURN(const std::vector<fs::path> revisions, RevisionsIn(snapshots));
+  for (const fs::path& snapshot : revisions) {
+    if (without.contains(snapshot.filename().string())) continue;
+    RETURN_IF_ERROR(AddNeeded(snapshot.string(), needed));
   }
   return needed;
 }
 
 // Names of refs by the commit they hold.
-std::map<std::string, std::vector<fs::path>> RefsOf(const std::string& refs) {
+absl::StatusOr<std::map<std::string, std::vector<fs::path>>> RefsOf(const std::string& refs) {
   std::map<std::string, std::vector<fs::path>> out;
-  for (const fs::path& ref : LeavesOf(refs)) {
+  ASSIGN_OR_RETURN(const std::vector<fs::path> files, LeavesOf(refs));
+  for (const fs::path& ref : files) {
     const absl::StatusOr<std::string> content = ReadFile(ref.string(), 1024);
+    // Somebody else's ref may hold any commit.
+    if (absl::IsPermissionDenied(content.status())) return content.status();
     // One with a newline names the commit too, wrong as it is.
     if (content.ok()) out[content->substr(0, 40)].push_back(ref);
   }
@@ -113,9 +117,10 @@ std::map<std::string, std::vector<fs::path>> RefsOf(const std::string& refs) {
 }
 
 // Refs, and then folders of refs that are empty.
-int64_t RemoveRefs(const std::string& refs, std::string_view commit, Remover& remover) {
+absl::StatusOr<int64_t> RemoveRefs(const std::string& refs, std::string_view commit,
+                                   Remover& remover) {
   int64_t freed = 0;
-  const auto by_commit = RefsOf(refs);
+  ASSIGN_OR_RETURN(const auto by_commit, RefsOf(refs));
   const auto found = by_commit.find(std::string(commit));
   if (found == by_commit.end()) return 0;
   std::set<fs::path> gone;  // in a dry run they are there still
@@ -124,7 +129,8 @@ int64_t RemoveRefs(const std::string& refs, std::string_view commit, Remover& re
     freed += remover.Remove(ref.string());
     gone.insert(ref);
     for (fs::path folder = ref.parent_path(); folder != refs; folder = folder.parent_path()) {
-      if (!std::ranges::all_of(EntriesOf(folder.string()), is_gone)) break;
+      ASSIGN_OR_RETURN(const std::vector<fs::path> entries, EntriesIn(folder.string()));
+      if (!std::ranges::all_of(entries, is_gone)) break;
       freed += remover.RemoveFolder(folder.string());
       gone.insert(folder);
     }
@@ -159,7 +165,7 @@ class BlobRemoval {
   BlobRemoval(const RepoCache& repo, bool dry_run, std::set<std::string> without)
       : repo_(repo), dry_run_(dry_run), without_(std::move(without)), remover_(dry_run) {}
 
-  Removal Run(const Candidates& candidates);
+  absl::StatusOr<Removal> Run(const Candidates& candidates);
   // Whether something was left because it is being written.
   bool others_write() const { return others_write_; }
   // A file that could not be removed; empty: none.
@@ -167,7 +173,8 @@ class BlobRemoval {
 
  private:
   bool Lock(const std::string& blob, std::vector<FileLock>& locks);
-  void RemoveBatch(const std::vector<const Candidates::value_type*>& batch, Removal& removal);
+  absl::Status RemoveBatch(const std::vector<const Candidates::value_type*>& batch,
+                           Removal& removal);
 
   const RepoCache& repo_;
   const bool dry_run_;
@@ -189,8 +196,8 @@ bool BlobRemoval::Lock(const std::string& blob, std::vector<FileLock>& locks) {
   return true;
 }
 
-void BlobRemoval::RemoveBatch(const std::vector<const Candidates::value_type*>& batch,
-                              Removal& removal) {
+absl::Status BlobRemoval::RemoveBatch(const std::vector<const Candidates::value_type*>& batch,
+                                      Removal& removal) {
   std::vector<FileLock> locks;
   std::vector<const Candidates::value_type*> free;
   for (const auto* candidate : batch) {
@@ -200,7 +207,7 @@ void BlobRemoval::RemoveBatch(const std::vector<const Candidates::value_type*>& 
       others_write_ = true;
     }
   }
-  const Needed needed = NeededBy(repo_.repo_path() + "/snapshots", without_);
+  ASSIGN_OR_RETURN(const Needed needed, NeededBy(repo_.repo_path() + "/snapshots", without_));
   for (const auto* candidate : free) {
     for (const std::string& path : candidate->second) {
       const bool is_blob = IsBlobName(fs::path(path).filename().string());
@@ -215,9 +222,10 @@ void BlobRemoval::RemoveBatch(const std::vector<const Candidates::value_type*>& 
           {is_blob ? RemovedKind::kBlob : RemovedKind::kPartialFile, path, freed});
     }
   }
+  return absl::OkStatus();
 }
 
-Removal BlobRemoval::Run(const Candidates& candidates) {
+absl::StatusOr<Removal> BlobRemoval::Run(const Candidates& candidates) {
   Removal removal;
   if (candidates.empty()) return removal;
   if (!dry_run_) {
@@ -228,10 +236,10 @@ Removal BlobRemoval::Run(const Candidates& candidates) {
   for (const auto& candidate : candidates) {
     batch.push_back(&candidate);
     if (batch.size() < kBatch) continue;
-    RemoveBatch(batch, removal);
+    RETURN_IF_ERROR(RemoveBatch(batch, removal));
     batch.clear();
   }
-  if (!batch.empty()) RemoveBatch(batch, removal);
+  if (!batch.empty()) RETURN_IF_ERROR(RemoveBatch(batch, removal));
   return removal;
 }
 
@@ -243,7 +251,8 @@ absl::Status NotRemoved(const std::string& path, const std::string& cache_path) 
 
 absl::StatusOr<int64_t> RepoCache::SizeBytes() const {
   int64_t bytes = 0;
-  for (const fs::path& entry : EntriesOf(blobs_path())) bytes += AllocatedBytes(entry.string());
+  ASSIGN_OR_RETURN(const std::vector<fs::path> entries, EntriesIn(blobs_path()));
+  for (const fs::path& entry : entries) bytes += AllocatedBytes(entry.string());
   return bytes;
 }
 
@@ -254,24 +263,29 @@ absl::StatusOr<Removal> RepoCache::DeleteRevision(std::string_view commit,
   const std::string snapshots = repo_path() + "/snapshots";
   const std::set<std::string> going = {std::string(commit)};
   Removal removal;
+  // Before anything goes: a snapshot that cannot be read may need any blob.
   Needed linked;
-  AddNeeded(snapshot, linked);
+  RETURN_IF_ERROR(AddNeeded(snapshot, linked));
+  bool last = true;
+  ASSIGN_OR_RETURN(const std::vector<fs::path> revisions, RevisionsIn(snapshots));
+  for (const fs::path& other : revisions) {
+    if (going.contains(other.filename().string())) continue;
+    ASSIGN_OR_RETURN(const std::vector<fs::path> files, LeavesOf(other));
+    last &= files.empty();
+  }
   const bool there = Exists(snapshot);
   Remover remover(options.dry_run);
-  int64_t freed = RemoveRefs(repo_path() + "/refs", commit, remover);
+  ASSIGN_OR_RETURN(int64_t freed, RemoveRefs(repo_path() + "/refs", commit, remover));
   freed += remover.Remove(snapshot);
   freed += remover.Remove(repo_path() + "/trees/" + std::string(commit) + ".json");
   freed += remover.Remove(repo_path() + "/.no_exist/" + std::string(commit));
   if (!options.dry_run && Exists(snapshot)) return NotRemoved(snapshot, cache_path_);
   if (there || freed > 0) removal.entries.push_back({RemovedKind::kRevision, snapshot, freed});
 
-  const std::vector<fs::path> others = EntriesOf(snapshots);
-  const bool last = std::ranges::all_of(others, [&](const fs::path& other) {
-    return going.contains(other.filename().string()) || LeavesOf(other.string()).empty();
-  });
   Candidates candidates;
   bool others_write = options.keep_parts;
-  for (const fs::path& entry : EntriesOf(blobs_path())) {
+  ASSIGN_OR_RETURN(const std::vector<fs::path> entries, EntriesIn(blobs_path()));
+  for (const fs::path& entry : entries) {
     const std::string name = entry.filename().string();
     const std::optional<std::string> blob = BlobOfEntry(name);
     others_write |= !blob.has_value() && !name.starts_with(".modeld-");
@@ -282,7 +296,8 @@ absl::StatusOr<Removal> RepoCache::DeleteRevision(std::string_view commit,
     }
   }
   BlobRemoval blobs(*this, options.dry_run, going);
-  removal.Add(blobs.Run(candidates));
+  ASSIGN_OR_RETURN(const Removal of_blobs, blobs.Run(candidates));
+  removal.Add(of_blobs);
   if (!blobs.failed().empty()) return NotRemoved(blobs.failed(), cache_path_);
   if (last && !others_write && !blobs.others_write()) {
     int64_t rest = 0;
@@ -310,8 +325,9 @@ absl::StatusOr<Removal> RepoCache::Prune(const PruneOptions& options) const {
   const std::string snapshots = repo_path() + "/snapshots";
   std::set<std::string> gone;
   if (options.detached_revisions) {
-    const auto refs = RefsOf(repo_path() + "/refs");
-    for (const fs::path& snapshot : EntriesOf(snapshots)) {
+    ASSIGN_OR_RETURN(const auto refs, RefsOf(repo_path() + "/refs"));
+    ASSIGN_OR_RETURN(const std::vector<fs::path> revisions, RevisionsIn(snapshots));
+    for (const fs::path& snapshot : revisions) {
       const std::string commit = snapshot.filename().string();
       if (!IsCommit(commit) || refs.contains(commit) || options.keep_revisions.contains(commit) ||
           !IsOlder(snapshot.string(), options.older_than)) {
@@ -326,10 +342,11 @@ absl::StatusOr<Removal> RepoCache::Prune(const PruneOptions& options) const {
   // In a dry run they are there still, and counted already.
   std::set<std::string> counted;
   for (const RemovedEntry& entry : removal.entries) counted.insert(entry.path);
-  const Needed needed = NeededBy(snapshots, gone);
+  ASSIGN_OR_RETURN(const Needed needed, NeededBy(snapshots, gone));
   Candidates candidates;
   Remover remover(options.dry_run);
-  for (const fs::path& entry : EntriesOf(blobs_path())) {
+  ASSIGN_OR_RETURN(const std::vector<fs::path> entries, EntriesIn(blobs_path()));
+  for (const fs::path& entry : entries) {
     const std::string name = entry.filename().string();
     const std::optional<std::string> blob = BlobOfEntry(name);
     if (counted.contains(entry.string()) || !IsOlder(entry.string(), options.older_than)) continue;
@@ -343,7 +360,8 @@ absl::StatusOr<Removal> RepoCache::Prune(const PruneOptions& options) const {
     }
   }
   BlobRemoval blobs(*this, options.dry_run, gone);
-  removal.Add(blobs.Run(candidates));
+  ASSIGN_OR_RETURN(const Removal of_blobs, blobs.Run(candidates));
+  removal.Add(of_blobs);
   if (!blobs.failed().empty()) return NotRemoved(blobs.failed(), cache_path_);
   return removal;
 }

@@ -18,6 +18,7 @@ namespace modeld {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::UnorderedElementsAre;
 
@@ -153,6 +154,28 @@ TEST_F(PruneTest, ForeignEntriesAreLeftAlone) {
 
   EXPECT_TRUE(fs::exists(foreign));
   EXPECT_TRUE(fs::exists(llama_cpp));
+}
+
+TEST_F(PruneTest, NothingGoesWhenASnapshotCannotBeRead) {
+  const fs::path snapshot = repo_.SnapshotPath(kDetached);
+  fs::remove_all(snapshot);
+  fs::create_directory_symlink(snapshot.filename(), snapshot);
+
+  EXPECT_THAT(repo_.Prune(kAtOnce).status().message(), HasSubstr(snapshot.string()));
+
+  EXPECT_TRUE(HasBlob(kOfDetached));
+  EXPECT_TRUE(HasBlob(kOrphan));
+}
+
+TEST_F(PruneTest, AFileAmongTheSnapshotsIsNoRevision) {
+  const std::string stray = repo_.repo_path() + "/snapshots/.DS_Store";
+  ASSERT_THAT(WriteFileAtomically(stray, "x"), IsOk());
+
+  ASSERT_THAT(repo_.Prune(kAtOnce), IsOk());
+
+  EXPECT_TRUE(fs::exists(stray));
+  EXPECT_TRUE(HasBlob(kOfMain));
+  EXPECT_FALSE(HasBlob(kOrphan));
 }
 
 TEST_F(PruneTest, ABlobThatASnapshotHasAsAHardLinkOrThroughAChainIsNeeded) {

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -14,6 +15,7 @@ namespace modeld {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::HasSubstr;
 
 const std::string kOld(40, '1');
 const std::string kNew(40, '2');
@@ -171,6 +173,19 @@ TEST_F(RepoDeletionTest, OnlyACommitNamesARevision) {
   EXPECT_THAT(repo_.DeleteRevision("../../.."), HasReasonOf(Reason::kInvalidField));
   EXPECT_THAT(repo_.DeleteRevision(""), HasReasonOf(Reason::kInvalidField));
   EXPECT_TRUE(HasBlob(kShared));
+}
+
+TEST_F(RepoDeletionTest, NothingGoesWhenAnotherRevisionCannotBeRead) {
+  const fs::path other = repo_.SnapshotPath(kNew);
+  fs::remove_all(other);
+  fs::create_directory_symlink(other.filename(), other);
+
+  EXPECT_THAT(repo_.DeleteRevision(kOld).status().message(), HasSubstr(other.string()));
+
+  EXPECT_TRUE(fs::exists(repo_.SnapshotPath(kOld)));
+  EXPECT_TRUE(HasBlob(kOnlyOld));
+  EXPECT_TRUE(HasBlob(kOnlyNew));
+  EXPECT_EQ(*repo_.ReadRef("refs/pr/1"), kOld);
 }
 
 TEST_F(RepoDeletionTest, DeletingTwiceFreesNothingMore) {
