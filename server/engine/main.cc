@@ -1,35 +1,20 @@
-// modeld-engine: serves one model on a Unix socket, or inspects a repository's small files.
+// modeld-engine: inspects a repository's small files, or serves one model on a Unix socket.
 //
-// Exit status: 0 done, or the daemon is gone; 1 could not start, or no answer from inspect; 2 wrong
-// usage; 3 did not end in time after SIGTERM.
-#include <grpcpp/grpcpp.h>
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <torch/version.h>
+// Exit status: 0 done; 1 could not start, or no answer from inspect; 2 wrong usage; as
+// serve_main.cc has them for serve.
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
-#include <csignal>
-#include <iterator>
-#include <map>
-#include <memory>
-#include <stop_token>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <string>
-#include <thread>
+#include <string_view>
+#include <system_error>
 
 #include "CLI/CLI.hpp"
-#include "server/base/clock.h"
-#include "server/base/executor.h"
-#include "server/base/file.h"
 #include "server/base/log.h"
-#include "server/core/reason.h"
-#include "server/engine/engine_service.h"
-#include "server/engine/inference_service.h"
 #include "server/engine/sandbox.h"
-#include "server/engine/serving_model.h"
 #include "server/engine/weights/inspect_command.h"
 
 namespace modeld {
@@ -37,123 +22,19 @@ namespace {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
-constexpr int kExitStuck = 3;
-constexpr int kMessageBytesMax = 64 << 20;  // of the contract, on every hop
-constexpr int kTextThreads = 2;             // tokenizing and templates
-constexpr auto kShutdownLimit = std::chrono::seconds(10);
 
-struct ServeFlags {
-  std::string socket;
-  int control_fd = -1;
-  LogLevel log_level = LogLevel::kInfo;
-  int threads_max = 0;
-  int waiting_max = Scheduler::Options().waiting_max;
-  int sequences_max = Scheduler::Options().sequences_max;
-};
-
-// Signals are for sigwait() alone; threads inherit this.
-sigset_t BlockSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  sigset_t blocked = signals;
-  sigaddset(&blocked, SIGPIPE);
-  sigaddset(&blocked, SIGHUP);
-  pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
-  return signals;
-}
-
-// Ends the process when the other end of a descriptor is closed: the daemon holds it as long as it
-// lives, however it dies. Without destructors, as memory and socket go with the process.
-class DaemonWatch {
- public:
-  explicit DaemonWatch(int fd) : thread_([this, fd] { Watch(fd); }) {}
-  ~DaemonWatch() { eventfd_write(stop_.get(), 1); }
-  DaemonWatch(const DaemonWatch&) = delete;
-  DaemonWatch& operator=(const DaemonWatch&) = delete;
-
- private:
-  void Watch(int fd) {
-    while (true) {
-      pollfd polled[] = {{.fd = fd, .events = POLLIN, .revents = 0},
-                         {.fd = stop_.get(), .events = POLLIN, .revents = 0}};
-      if (poll(polled, std::size(polled), -1) < 0) continue;
-      if (polled[1].revents != 0) return;
-      char byte;
-      const ssize_t n = read(fd, &byte, 1);
-      if (n > 0 || (n < 0 && (errno == EINTR || errno == EAGAIN))) continue;
-      LogInfo("daemon_gone");
-      _exit(0);
-    }
-  }
-
-  const UniqueFd stop_{eventfd(0, EFD_CLOEXEC)};
-  std::jthread thread_;  // last, so that it ends before what it uses
-};
-
-// Shutdown() has no bound of its own when a peer stops reading.
-void ExitWhenStuck(const std::stop_token& done) {
-  if (!Clock::Real().Sleep(kShutdownLimit, done)) return;
-  LogError("shutdown_stuck", {{"seconds", kShutdownLimit.count()}});
-  _exit(kExitStuck);
-}
-
-std::unique_ptr<grpc::Server> StartServer(const std::string& socket, grpc::Service& engine,
-                                          grpc::Service& inference) {
-  unlink(socket.c_str());
-  const mode_t mask = umask(0077);  // the socket is for this user alone
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials());
-  builder.SetMaxReceiveMessageSize(kMessageBytesMax);
-  builder.SetMaxSendMessageSize(kMessageBytesMax);
-  builder.RegisterService(&engine);
-  builder.RegisterService(&inference);
-  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  umask(mask);
-  return server;
-}
-
-int Serve(const ServeFlags& flags) {
-  const sigset_t signals = BlockSignals();
-  SetLogLevel(flags.log_level);
-  if (flags.socket.size() >= sizeof(sockaddr_un::sun_path)) {
-    LogError("socket_path_too_long", {{"path", flags.socket}});
-    return kExitUsage;
-  }
-  if (const absl::Status status = EnterSandbox({.sockets = SocketRule::kUnixOnly}); !status.ok()) {
-    LogError("sandbox_failed", {{"error", status}});
-    return kExitFailed;
-  }
-  const DaemonWatch watch(flags.control_fd);
-
-  Executor executor({.threads = kTextThreads, .waiting_max = flags.waiting_max});
-  ModelSlot slot;
-  EngineService engine(
-      {.scheduler = {.sequences_max = flags.sequences_max, .waiting_max = flags.waiting_max},
-       .threads_max = flags.threads_max},
-      slot, Clock::Real());
-  InferenceService inference(slot, executor);
-  const std::unique_ptr<grpc::Server> server = StartServer(flags.socket, engine, inference);
-  if (!server) {
-    LogError("socket_failed", {{"path", flags.socket}});
-    return kExitFailed;
-  }
-  LogInfo("engine_started", {{"socket", flags.socket}, {"pid", getpid()}});
-
-  int signal = 0;
-  sigwait(&signals, &signal);
-  LogInfo("engine_stopping", {{"signal", signal}});
-  const std::jthread stuck([](const std::stop_token& done) { ExitWhenStuck(done); });
-  if (const auto model = slot.Get(); model.ok()) (*model)->scheduler->Drain({});
-  server->Shutdown(std::chrono::system_clock::now());
-  server->Wait();
-  unlink(flags.socket.c_str());
-  return 0;
+// Beside this program. Its own command line is the same.
+int Serve(char** argv) {
+  std::error_code error;
+  const std::filesystem::path own = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::string program = (own.parent_path() / "modeld-engine-serve").string();
+  execv(program.c_str(), argv);
+  LogError("engine_program_missing", {{"path", program}, {"error", std::strerror(errno)}});
+  return kExitFailed;
 }
 
 int Inspect() {
-  // Headers of a repository are some 100 MB at most; the rest is libtorch's own address space.
+  // Headers of a repository are some 100 MB at most.
   if (const absl::Status status = EnterSandbox({.sockets = SocketRule::kNone,
                                                 .address_space_bytes = int64_t{8} << 30,
                                                 .cpu_seconds = 30});
@@ -165,38 +46,20 @@ int Inspect() {
 }
 
 int Main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "serve") return Serve(argv);
   ForgetSecrets();
   CLI::App app("Serves one model for modeld on a Unix socket.");
   app.set_version_flag("--version", std::string("modeld-engine ") + MODELD_VERSION + " commit " +
-                                        MODELD_COMMIT + " libtorch " + TORCH_VERSION);
+                                        MODELD_COMMIT + " libtorch " + MODELD_LIBTORCH);
   app.require_subcommand(1);
-  ServeFlags flags;
-  CLI::App* serve = app.add_subcommand("serve", "Serve modeld.engine.v1 and modeld.v1.Inference");
-  serve->add_option("--socket", flags.socket, "Path of the Unix socket")->required();
-  serve
-      ->add_option("--control-fd", flags.control_fd,
-                   "Inherited descriptor; its end ends the process")
-      ->required()
-      ->check(CLI::NonNegativeNumber);
-  const std::map<std::string, LogLevel> levels = {{"debug", LogLevel::kDebug},
-                                                  {"info", LogLevel::kInfo},
-                                                  {"warning", LogLevel::kWarning},
-                                                  {"error", LogLevel::kError}};
-  serve->add_option("--log-level", flags.log_level, "Lines below it are dropped")
-      ->transform(CLI::CheckedTransformer(levels));
-  serve->add_option("--threads", flags.threads_max, "CPU threads at most; 0: one for each core")
-      ->check(CLI::NonNegativeNumber);
-  serve->add_option("--waiting-max", flags.waiting_max, "Requests that may wait")
-      ->check(CLI::PositiveNumber);
-  serve->add_option("--sequences-max", flags.sequences_max, "Sequences in one step")
-      ->check(CLI::PositiveNumber);
-  CLI::App* inspect = app.add_subcommand("inspect", "Read a repository's small files on stdin");
+  app.add_subcommand("serve", "Serve modeld.engine.v1 and modeld.v1.Inference");
+  app.add_subcommand("inspect", "Read a repository's small files on stdin");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : kExitUsage;
   }
-  return inspect->parsed() ? Inspect() : Serve(flags);
+  return Inspect();
 }
 
 }  // namespace

@@ -183,7 +183,8 @@ def test_devices_say_how_many_bytes_the_model_takes(main_job):
 def test_instances_say_where_the_model_runs(main_job):
     (instance,) = main_job["daemon"].instances()
     assert instance["model_name"] == "smol" and instance["state"] == "INSTANCE_STATE_READY"
-    assert pathlib.Path(f"/proc/{instance['pid']}/exe").resolve().name == "modeld-engine"
+    assert pathlib.Path(f"/proc/{instance['pid']}/exe").resolve().name == "modeld-engine-serve"
+    assert pathlib.Path(f"/proc/{instance['pid']}/comm").read_text() == "modeld-engine\n"
     assert instance["dtype"] == "bfloat16" and instance["load_seconds"] > 0
 
 
