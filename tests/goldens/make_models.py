@@ -6,8 +6,8 @@
     python tests/goldens/make_models.py --real DIR the golden of SmolLM2-135M-Instruct in DIR
 
 Made with torch 2.15.0 and transformers 5.23.0. The repositories of this file are complete: weights,
-config, generation config, tokenizer with a chat template; those of architectures.py and mixtures.py
-have weights and config. Their goldens lie beside them:
+config, generation config, tokenizer with a chat template; those of architectures.py, mixtures.py
+and hybrids.py have weights and config. Their goldens lie beside them:
 
 goldens.json         prompts (token ids), greedy (the 32 tokens that float32 chooses after each),
                      settled_row (logits of rows before it depend on how a prompt is cut),
@@ -24,6 +24,7 @@ import shutil
 import tempfile
 
 import architectures
+import hybrids
 import mixtures
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,7 +36,7 @@ from transformers.utils import logging
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "data" / "models"
 VOCAB = 320
 GREEDY_TOKENS = 32
-TINIEST = architectures.REPOSITORIES | mixtures.REPOSITORIES
+TINIEST = architectures.REPOSITORIES | mixtures.REPOSITORIES | hybrids.REPOSITORIES
 PROMPT_LENGTHS = (1, 6, 19)
 # A golden token must win by this share of the largest |logit|, so that no rounding decides it.
 MARGIN = 2e-3
@@ -397,6 +398,7 @@ def make(name):
     for seed in range(4000):
         dense = {key: value for key, value in config.items() if key != "quantization_config"}
         images = "vision_config" in config
+        torch.manual_seed(seed)  # some parameters keep what their class draws
         made = AutoModelForImageTextToText if images else AutoModelForCausalLM
         model = made.from_config(AutoConfig.for_model(**dense)).eval()
         randomise(model, seed)

@@ -27,7 +27,7 @@ Decoder::Decoder(ModelParts parts, const TensorSource& source)
 }
 
 std::unique_ptr<SequenceState> Decoder::NewSequence() {
-  return std::make_unique<PagedState>(parts_.kv);
+  return std::make_unique<PagedState>(parts_.kv, parts_.states);
 }
 
 int64_t Decoder::kv_tokens_total() const { return parts_.kv->options().blocks * kKvBlockTokens; }
@@ -109,11 +109,13 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
   std::vector<int64_t> lengths;
   std::vector<int64_t> logit_rows;
   std::vector<KvRows> segments;
+  std::vector<int64_t> slots;
   for (const Piece& piece : pieces) {
     const auto count = static_cast<int64_t>(piece.token_ids.size());
     const auto first_row = static_cast<int64_t>(ids.size());
     const int64_t past = piece.state->length();
     segments.push_back({piece.state->blocks(), past, first_row, count});
+    slots.push_back(piece.state->slot());
     for (int64_t i = 0; i < count; ++i) {
       ids.push_back(piece.token_ids[i]);
       positions.push_back(past + i);
@@ -127,8 +129,10 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
   for (const Rope& rope : ropes_) {
     turns.push_back(rope.At(positions, lengths, turn_dtype));
   }
+  std::vector<RowGroup> groups;
+  if (parts_.states) groups = GroupRows(segments, slots, embedding_.device());
   const Pass pass = {std::move(turns), QueryScale(positions), std::move(segments), *parts_.kv,
-                     *parts_.threads};
+                     *parts_.threads,  parts_.states.get(),   std::move(groups)};
   at::Tensor hidden = Embed(ids, positions);
   for (const DecoderLayer& layer : layers_) hidden = layer.Forward(hidden, pass);
   for (const Piece& piece : pieces) {

@@ -15,6 +15,7 @@
 #include "server/engine/models/model.h"
 #include "server/engine/models/pass.h"
 #include "server/engine/models/rope.h"
+#include "server/engine/models/state_pool.h"
 #include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/config.h"
 
@@ -31,6 +32,7 @@ struct ModelParts {
   ArchitectureConfig config;
   int64_t max_context;  // tokens, as loaded
   std::shared_ptr<KvPool> kv;
+  std::shared_ptr<StatePool> states;  // null for a model of attention only
   std::unique_ptr<ThreadPool> threads;
 };
 

@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "server/engine/kernels/paged_attention.h"
 
 namespace modeld {
@@ -50,8 +53,15 @@ std::span<const int64_t> PagedState::Remember(const std::vector<int64_t>& token_
 }
 
 bool PagedState::Reserve(int64_t length) {
-  if (length <= capacity()) return true;
-  return pool_->Take((length - capacity() + kKvBlockTokens - 1) / kKvBlockTokens, blocks_);
+  StateSlot slot;
+  if (states_ && !slot_) {
+    slot = StateSlot(states_);
+    if (!slot) return false;
+  }
+  const int64_t missing = std::max<int64_t>(length - capacity(), 0);
+  if (!pool_->Take((missing + kKvBlockTokens - 1) / kKvBlockTokens, blocks_)) return false;
+  if (slot) slot_ = std::move(slot);
+  return true;
 }
 
 }  // namespace modeld

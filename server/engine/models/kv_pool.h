@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/engine/models/model.h"
+#include "server/engine/models/state_pool.h"
 #include "server/engine/weights/architecture.h"
 
 namespace modeld {
@@ -47,10 +48,12 @@ class KvPool {
   std::vector<int32_t> free_;  // the last one is lent next
 };
 
-// The blocks of one sequence.
+// What one sequence keeps: blocks, and a slot where the model has layers other than attention.
 class PagedState final : public SequenceState {
  public:
-  explicit PagedState(std::shared_ptr<KvPool> pool) : pool_(std::move(pool)) {}
+  // Without `states` it never has a slot.
+  PagedState(std::shared_ptr<KvPool> pool, std::shared_ptr<StatePool> states)
+      : pool_(std::move(pool)), states_(std::move(states)) {}
   ~PagedState() override { pool_->GiveBack(blocks_); }
   PagedState(const PagedState&) = delete;
   PagedState& operator=(const PagedState&) = delete;
@@ -59,18 +62,21 @@ class PagedState final : public SequenceState {
   bool Reserve(int64_t length) override;
 
   const std::vector<int32_t>& blocks() const { return blocks_; }
-  int64_t capacity() const;  // tokens
+  int64_t slot() const { return *slot_; }  // -1: none
+  int64_t capacity() const;                // tokens
   void Advance(int64_t tokens) { length_ += tokens; }
 
   // For models that may have to compute a sequence again: adds to the tokens that were given since
   // the beginning, and returns all of them.
   std::span<const int64_t> Remember(const std::vector<int64_t>& token_ids);
-  // Holds no token, but the blocks.
+  // Holds no token, but the memory.
   void Rewind() { length_ = 0; }
 
  private:
   const std::shared_ptr<KvPool> pool_;
+  const std::shared_ptr<StatePool> states_;
   std::vector<int32_t> blocks_;
+  StateSlot slot_;
   int64_t length_ = 0;
   std::vector<int64_t> token_ids_;  // Remember()
 };

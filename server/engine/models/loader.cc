@@ -106,7 +106,11 @@ std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSe
                                                                      .blocks = plan.kv_blocks,
                                                                      .dtype = place.dtype,
                                                                      .device = place.device}),
+                      .states = {},
                       .threads = std::make_unique<ThreadPool>(options.threads)};
+  if (plan.state_slots > 0) {
+    parts.states = std::make_shared<StatePool>(config, plan.state_slots, place.device);
+  }
   auto model = std::make_unique<Decoder>(std::move(parts), source);
   WarmUp(*model);
   return model;
@@ -139,7 +143,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options,
     loaded.max_context = plan.max_context;
     loaded.devices = {{.device = device_name,
                        .weights_bytes = plan.weights_bytes,
-                       .kv_cache_bytes = plan.kv_bytes,
+                       .kv_cache_bytes = plan.kv_bytes + plan.state_bytes,
                        .workspace_bytes = plan.workspace_bytes}};
     return loaded;
   } catch (const c10::OutOfMemoryError& e) {

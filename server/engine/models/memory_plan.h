@@ -21,6 +21,8 @@ struct MemoryPlan {
   int64_t workspace_bytes = 0;  // upper estimate of what one pass and its logits need
   int64_t kv_blocks = 0;
   int64_t kv_bytes = 0;
+  int64_t state_slots = 0;  // sequences that layers other than attention have room for
+  int64_t state_bytes = 0;
   int64_t max_context = 0;  // tokens
 };
 

@@ -8,6 +8,8 @@
 #include "server/base/thread_pool.h"
 #include "server/engine/kernels/paged_attention.h"
 #include "server/engine/models/kv_pool.h"
+#include "server/engine/models/row_group.h"
+#include "server/engine/models/state_pool.h"
 
 namespace modeld {
 
@@ -24,6 +26,9 @@ struct Pass {
   std::vector<KvRows> segments;
   KvPool& kv;
   ThreadPool& threads;
+  // Of a model with layers other than attention; else null and empty.
+  StatePool* states;
+  std::vector<RowGroup> groups;
 };
 
 }  // namespace modeld

@@ -1,4 +1,5 @@
-// What lets the tokens of a sequence see each other in a layer: attention of some kind.
+// What lets the tokens of a sequence see each other in a layer: attention of some kind, or what
+// keeps a state of fixed size.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,5 +1,6 @@
 #include "server/engine/weights/architecture.h"
 
+#include <algorithm>
 #include <array>
 
 #include "server/base/status.h"
@@ -40,10 +41,10 @@ int64_t TensorShape::elements() const {
 
 std::span<const Architecture> Architectures() {
   static const std::array kTable = {
-      kCohere2,  kDeepseekV2, kDeepseekV3, kExaone4,     kGemma2,  kGemma3Text, kGlm4,
-      kGlm4Moe,  kGpt2,       kGptNeoX,    kGptOss,      kGranite, kLlama,      kMinistral3,
-      kMistral,  kMixtral,    kOlmo2,      kOlmo3,       kOlmoe,   kPhi3,       kQwen2,
-      kQwen2Moe, kQwen3,      kQwen3Moe,   kQwen3VlText, kSmolLm3, kStarcoder2};
+      kCohere2,    kDeepseekV2, kDeepseekV3, kExaone4,  kGemma2,      kGemma3Text, kGlm4,
+      kGlm4Moe,    kGpt2,       kGptNeoX,    kGptOss,   kGranite,     kLfm2,       kLlama,
+      kMinistral3, kMistral,    kMixtral,    kOlmo2,    kOlmo3,       kOlmoe,      kPhi3,
+      kQwen2,      kQwen2Moe,   kQwen3,      kQwen3Moe, kQwen3VlText, kSmolLm3,    kStarcoder2};
   return kTable;
 }
 
@@ -78,7 +79,11 @@ std::vector<KvShape> KvShapes(const ArchitectureConfig& config) {
   if (config.latent.kv_rank > 0) {
     shape = {1, config.latent.kv_rank + config.latent.rope_dim, config.latent.kv_rank};
   }
-  return std::vector<KvShape>(config.num_layers, shape);
+  std::vector<KvShape> shapes;
+  for (const LayerConfig& layer : config.layers) {
+    shapes.push_back(layer.mixer == Mixer::kAttention ? shape : KvShape{});
+  }
+  return shapes;
 }
 
 int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes) {
@@ -87,6 +92,12 @@ int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes)
     elements += layer.heads * (layer.key_dim + layer.value_dim);
   }
   return elements * element_bytes;
+}
+
+int64_t StateBytesPerSequence(const ArchitectureConfig& config) {
+  const auto layers = std::ranges::count_if(
+      config.layers, [](const LayerConfig& layer) { return layer.mixer != Mixer::kAttention; });
+  return layers * config.recurrent.state_elements() * int64_t{sizeof(float)};
 }
 
 }  // namespace modeld

@@ -85,11 +85,14 @@ std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config, const NameR
 // With the usual root.
 std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config);
 
-// Of each layer.
+// Of each layer; zeros where it keeps none.
 std::vector<KvShape> KvShapes(const ArchitectureConfig& config);
 
 // Bytes of keys and values that one token adds, all layers, elements of `element_bytes`.
 int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes);
+
+// Bytes that layers other than attention keep of a sequence, whatever its length.
+int64_t StateBytesPerSequence(const ArchitectureConfig& config);
 
 // The families, a file for each or for a few that are much alike.
 extern const Architecture kCohere2;
@@ -104,6 +107,7 @@ extern const Architecture kGpt2;
 extern const Architecture kGptNeoX;
 extern const Architecture kGptOss;
 extern const Architecture kGranite;
+extern const Architecture kLfm2;
 extern const Architecture kLlama;
 extern const Architecture kMinistral3;
 extern const Architecture kMistral;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/engine/weights/recurrent_config.h"
 
 namespace modeld {
 
@@ -111,6 +112,7 @@ struct MoeConfig {
 
 // What may differ from layer to layer.
 struct LayerConfig {
+  Mixer mixer = Mixer::kAttention;
   int64_t window = 0;  // tokens that a token sees, itself included; 0: itself and all before it
   int64_t rope = 0;    // index into ropes, -1: positions do not turn this layer
   bool moe = false;    // a mixture of experts in the place of the feed-forward network
@@ -145,6 +147,7 @@ struct ArchitectureConfig {
   bool qkv_bias = false;
   bool attention_output_bias = false;
   LatentConfig latent;
+  RecurrentConfig recurrent;       // of the layers with another mixer than attention
   QkNorm qk_norm = QkNorm::kNone;  // before rope
   bool rope_interleaved = false;   // pairs are neighbours, not halves
   bool exact_rope = false;         // cosines and sines stay float32

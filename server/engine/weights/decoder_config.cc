@@ -61,6 +61,38 @@ Activation ReadActivation(ConfigReader& reader, std::string_view fallback) {
   return Activation::kSilu;
 }
 
+// What the first published files of hybrids say, and what it is called since.
+std::string_view LayerTypeNow(std::string_view type) {
+  if (type == "mamba") return "linear_attention";
+  if (type == "attention") return "full_attention";
+  return type;
+}
+
+// Of each layer whether "layer_types" calls it `other` and not "full_attention"; without that key
+// every `full_every`th is the latter.
+std::vector<bool> OtherThanFull(ConfigReader& reader, std::string_view other, int64_t full_every,
+                                const ArchitectureConfig& config) {
+  std::vector<bool> is_other(config.num_layers);
+  const std::vector<std::string> types = reader.StringsOf("layer_types");
+  if (reader.Has("layer_types") && std::ssize(types) != config.num_layers) {
+    reader.Refuse("layer_types", absl::StrFormat("a list of %d", types.size()),
+                  absl::StrFormat("must have a name for each of the %d layers", config.num_layers));
+    return is_other;
+  }
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (types.empty()) {
+      is_other[layer] = (layer + 1) % full_every != 0;
+    } else if (LayerTypeNow(types[layer]) == other) {
+      is_other[layer] = true;
+    } else if (LayerTypeNow(types[layer]) != "full_attention") {
+      reader.Fail(Error(Reason::kUnsupportedArchitecture,
+                        absl::StrFormat("%s: layers of the type \"%s\" are not supported",
+                                        reader.where(), types[layer])));
+    }
+  }
+  return is_other;
+}
+
 }  // namespace
 
 void ReadDecoder(ConfigReader& reader, const DecoderDefaults& defaults,
@@ -103,24 +135,18 @@ void ReadRopeForWindows(ConfigReader& reader, double full_theta, double sliding_
 
 void ReadWindows(ConfigReader& reader, int64_t window, int64_t full_every,
                  ArchitectureConfig& config) {
-  const std::vector<std::string> types = reader.StringsOf("layer_types");
-  if (reader.Has("layer_types") && std::ssize(types) != config.num_layers) {
-    reader.Refuse("layer_types", absl::StrFormat("a list of %d", types.size()),
-                  absl::StrFormat("must have a name for each of the %d layers", config.num_layers));
-    return;
-  }
+  const std::vector<bool> is_sliding =
+      OtherThanFull(reader, "sliding_attention", full_every, config);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    bool is_sliding = false;
-    if (types.empty()) {
-      is_sliding = (layer + 1) % full_every != 0;
-    } else if (types[layer] == "sliding_attention") {
-      is_sliding = true;
-    } else if (types[layer] != "full_attention") {
-      reader.Fail(Error(Reason::kUnsupportedArchitecture,
-                        absl::StrFormat("%s: layers of the type \"%s\" are not supported",
-                                        reader.where(), types[layer])));
-    }
-    config.layers[layer].window = is_sliding ? window : 0;
+    config.layers[layer].window = is_sliding[layer] ? window : 0;
+  }
+}
+
+void ReadMixers(ConfigReader& reader, const NamedMixer& named, int64_t full_every,
+                ArchitectureConfig& config) {
+  const std::vector<bool> is_other = OtherThanFull(reader, named.name, full_every, config);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    config.layers[layer].mixer = is_other[layer] ? named.mixer : Mixer::kAttention;
   }
 }
 

@@ -30,6 +30,7 @@ inline constexpr Range<int64_t> kContextRange{1, 1 << 28};
 inline constexpr Range<int64_t> kHeadsRange{1, 1 << 12};
 inline constexpr Range<int64_t> kIntermediateRange{1, 1 << 20};
 inline constexpr Range<double> kFactorRange{1e-6, 1e6};
+inline constexpr Range<int64_t> kConvTokensRange{2, 1 << 10};
 
 // Sizes, norm, one rope for all layers, activation, tied embeddings; not the biases.
 void ReadDecoder(ConfigReader& reader, const DecoderDefaults& defaults, ArchitectureConfig& config);
@@ -38,6 +39,16 @@ void ReadDecoder(ConfigReader& reader, const DecoderDefaults& defaults, Architec
 // the others have the window (1: none has).
 void ReadWindows(ConfigReader& reader, int64_t window, int64_t full_every,
                  ArchitectureConfig& config);
+
+// Layers of a kind that "layer_types" calls `name`.
+struct NamedMixer {
+  Mixer mixer;
+  std::string_view name;
+};
+
+// Which layers have `named`, by "layer_types"; without that key every `full_every`th has attention.
+void ReadMixers(ConfigReader& reader, const NamedMixer& named, int64_t full_every,
+                ArchitectureConfig& config);
 
 // Layers with a window turn by another rope: rope_parameters by kind of layer, or rope_theta and
 // rope_scaling for those without a window and `sliding_theta` for the others.

@@ -96,6 +96,35 @@ void AddLatentAttention(const ArchitectureConfig& config, Adder& to) {
             config.attention_output_bias);
 }
 
+// One filter a channel.
+void AddConv(const RecurrentConfig& recurrent, const std::string& role, Adder& to) {
+  to.Add(role + ".weight", {recurrent.conv_channels, 1, recurrent.conv_tokens});
+  if (recurrent.conv_bias) to.Add(role + ".bias", {recurrent.conv_channels});
+}
+
+void AddShortConv(const ArchitectureConfig& config, Adder& to) {
+  const RecurrentConfig& recurrent = config.recurrent;
+  const int64_t hidden = config.hidden_size;
+  to.Linear("conv.in_proj", 3 * hidden, hidden, recurrent.projection_bias);
+  AddConv(recurrent, "conv.conv", to);
+  to.Linear("conv.out_proj", hidden, hidden, recurrent.projection_bias);
+}
+
+void AddMixer(const ArchitectureConfig& config, int64_t layer, Adder& to) {
+  switch (config.layers[layer].mixer) {
+    case Mixer::kAttention:
+      if (config.latent.kv_rank > 0) {
+        AddLatentAttention(config, to);
+      } else {
+        AddAttention(config, to);
+      }
+      break;
+    case Mixer::kShortConv:
+      AddShortConv(config, to);
+      break;
+  }
+}
+
 // One matrix of all experts and its bias.
 void AddFusedExperts(const MoeConfig& moe, const std::string& role, int64_t in, int64_t out,
                      Adder& to) {
@@ -155,11 +184,7 @@ std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     Adder to(config, layer, tensors);
     AddNorms(config, to);
-    if (config.latent.kv_rank > 0) {
-      AddLatentAttention(config, to);
-    } else {
-      AddAttention(config, to);
-    }
+    AddMixer(config, layer, to);
     if (config.layers[layer].moe) {
       AddMoe(config, to);
     } else {

@@ -45,6 +45,7 @@ void FillSizes(const ArchitectureConfig& config, Inspection& inspection) {
   inspection.vocab_size = config.vocab_size;
   inspection.num_layers = config.num_layers;
   inspection.hidden_size = config.hidden_size;
+  inspection.state_bytes_per_sequence = StateBytesPerSequence(config);
   for (const DtypeBytes& dtype : kDtypes) {
     int64_t total = 0;
     std::vector<int64_t> layers(config.num_layers);

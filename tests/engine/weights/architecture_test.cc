@@ -59,7 +59,7 @@ bool IsRead(const nlohmann::json& config) {
     EXPECT_GE(tensor.elements(), 0) << tensor.name;
     EXPECT_FALSE(__builtin_add_overflow(bytes, 4 * tensor.elements(), &bytes));
   }
-  EXPECT_GT(KvBytesPerToken(*read, 4), 0);
+  EXPECT_GT(KvBytesPerToken(*read, 4) + StateBytesPerSequence(*read), 0);
   return true;
 }
 

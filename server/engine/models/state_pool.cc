@@ -1,0 +1,25 @@
+#include "server/engine/models/state_pool.h"
+
+#include <ATen/ATen.h>
+
+namespace modeld {
+
+StatePool::StatePool(const ArchitectureConfig& config, int64_t slots, at::Device device)
+    : windows_(config.num_layers) {
+  const RecurrentConfig& sizes = config.recurrent;
+  const at::TensorOptions tensor = at::TensorOptions().dtype(at::kFloat).device(device);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (config.layers[layer].mixer == Mixer::kAttention) continue;
+    windows_[layer] = at::empty({slots, sizes.conv_tokens - 1, sizes.conv_channels}, tensor);
+  }
+  for (int64_t slot = slots; slot-- > 0;) free_.push_back(slot);
+}
+
+int64_t StatePool::Take() {
+  if (free_.empty()) return -1;
+  const int64_t slot = free_.back();
+  free_.pop_back();
+  return slot;
+}
+
+}  // namespace modeld

@@ -1,0 +1,62 @@
+// The memory of what layers other than attention keep of a sequence: of one size whatever the
+// sequence's length, in slots that are allocated once and lent.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "server/engine/weights/config.h"
+
+namespace modeld {
+
+// Belongs to the step thread. Throws c10::Error from its constructor when memory does not last.
+class StatePool {
+ public:
+  // For a model with layers of that kind.
+  StatePool(const ArchitectureConfig& config, int64_t slots, at::Device device);
+
+  // Of a layer with a convolution: the last rows that went into it. float32 [slots, conv_tokens -
+  // 1, conv_channels].
+  const at::Tensor& window(int64_t layer) const { return windows_[layer]; }
+  int64_t slots_free() const { return static_cast<int64_t>(free_.size()); }
+
+  // A slot, or -1 when all are lent.
+  int64_t Take();
+  void GiveBack(int64_t slot) { free_.push_back(slot); }
+
+ private:
+  std::vector<at::Tensor> windows_;  // of each layer, undefined for attention
+  std::vector<int64_t> free_;        // the last one is lent next
+};
+
+// A slot of a pool, or none. What it held is not cleared: a sequence without tokens takes zeros.
+class StateSlot {
+ public:
+  StateSlot() = default;
+  // None when all of `pool` is lent.
+  explicit StateSlot(std::shared_ptr<StatePool> pool)
+      : pool_(std::move(pool)), slot_(pool_->Take()) {}
+  ~StateSlot() {
+    if (slot_ >= 0) pool_->GiveBack(slot_);
+  }
+  StateSlot(StateSlot&& other) noexcept
+      : pool_(std::move(other.pool_)), slot_(std::exchange(other.slot_, -1)) {}
+  StateSlot& operator=(StateSlot&& other) noexcept {
+    std::swap(pool_, other.pool_);
+    std::swap(slot_, other.slot_);
+    return *this;
+  }
+
+  explicit operator bool() const { return slot_ >= 0; }
+  int64_t operator*() const { return slot_; }
+
+ private:
+  std::shared_ptr<StatePool> pool_;
+  int64_t slot_ = -1;
+};
+
+}  // namespace modeld
