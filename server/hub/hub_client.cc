@@ -520,20 +520,22 @@ HubFailure HubClient::Rep::ReadOnce(const FileLocation& location, const Call& ca
   request.headers.emplace_back("Range", "bytes=" + span);
   Window window(range);
   HttpResponse head;
+  bool exactly = false;  // these bytes are all that comes: the connection stays good
   const auto on_head = [&](const HttpResponse& response) {
     head = response;
     if (head.status == 206 && head.Header("Content-Range") ==
                                   "bytes " + span + "/" + std::to_string(location.size_bytes)) {
       window.BeginAt(range.offset);
+      exactly = true;
       return absl::OkStatus();
     }
     // A server without ranges sends everything; what we want may be near the beginning.
     const bool near = range.offset + range.length <= kReadBytesMax;
     return head.status == 200 && near ? absl::OkStatus() : absl::AbortedError("not these bytes");
   };
-  const auto on_body = [&window](std::span<const char> piece) {
+  const auto on_body = [&](std::span<const char> piece) {
     window.Take(piece);
-    return window.full() ? absl::AbortedError("enough") : absl::OkStatus();
+    return window.full() && !exactly ? absl::AbortedError("enough") : absl::OkStatus();
   };
   HubFailure too_early = WaitForBudget(location.url, call);
   if (!too_early.status.ok()) return too_early;
