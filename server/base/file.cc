@@ -111,15 +111,23 @@ absl::Status SyncDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
+namespace {
+
+bool IsDirectory(const std::string& path) {
+  struct stat info{};
+  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+}  // namespace
+
 absl::Status MakeDirectories(const std::string& path, mode_t mode) {
+  if (IsDirectory(path)) return absl::OkStatus();
   for (size_t at = 1; at <= path.size(); ++at) {
     if (at != path.size() && path[at] != '/') continue;
     const std::string prefix = path.substr(0, at);
-    struct stat info{};
     if (mkdir(prefix.c_str(), mode) == 0) continue;
     const int error = errno;
-    const bool there = stat(prefix.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-    if (!there) return FileError(error == EEXIST ? ENOTDIR : error, "mkdir", prefix);
+    if (!IsDirectory(prefix)) return FileError(error == EEXIST ? ENOTDIR : error, "mkdir", prefix);
   }
   return absl::OkStatus();
 }

@@ -206,9 +206,12 @@ absl::StatusOr<PartJournal> ReadPartJournal(const std::string& path) {
   return journal;
 }
 
-std::string BootId() {
-  const absl::StatusOr<std::string> id = ReadFile("/proc/sys/kernel/random/boot_id");
-  return id.ok() ? id->substr(0, 36) : "";
+const std::string& BootId() {
+  static const std::string boot_id = [] {
+    const absl::StatusOr<std::string> id = ReadFile("/proc/sys/kernel/random/boot_id");
+    return id.ok() ? id->substr(0, 36) : "";
+  }();
+  return boot_id;
 }
 
 }  // namespace modeld

@@ -83,6 +83,6 @@ absl::Status WritePartJournal(const std::string& path, const PartJournal& journa
 absl::StatusOr<PartJournal> ReadPartJournal(const std::string& path);
 
 // Names this start of the machine; empty where the kernel does not say.
-std::string BootId();
+const std::string& BootId();
 
 }  // namespace modeld

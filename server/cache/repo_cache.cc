@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -47,18 +46,6 @@ bool Exists(const std::string& path) {
 bool IsFileOfSize(const std::string& path, int64_t size_bytes) {
   struct stat info{};
   return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_size == size_bytes;
-}
-
-// What the umask leaves of 0666. umask(2) can only be asked by changing it, which other threads
-// would feel.
-mode_t ModeByUmask() {
-  constexpr mode_t kUsual = 0644;
-  const absl::StatusOr<std::string> status = ReadFile("/proc/self/status");
-  if (!status.ok()) return kUsual;
-  const size_t at = status->find("\nUmask:\t");
-  if (at == std::string::npos) return kUsual;
-  const auto mask = std::strtoul(status->c_str() + at + 8, nullptr, 8);
-  return 0666 & ~static_cast<mode_t>(mask);
 }
 
 absl::Status MakeAll(const std::vector<std::string>& folders, const std::string& cache_path) {
@@ -223,9 +210,6 @@ absl::Status RepoCache::PublishBlob(std::string_view blob) const {
 
 absl::Status RepoCache::PublishBlob(std::string_view blob, const std::string& part_path) const {
   const std::string path = BlobPath(blob);
-  if (chmod(part_path.c_str(), ModeByUmask()) != 0) {
-    return CacheError(FileError(errno, "chmod", part_path), cache_path_);
-  }
   if (rename(part_path.c_str(), path.c_str()) != 0) {
     return CacheError(FileError(errno, "rename", path), cache_path_);
   }

@@ -53,8 +53,8 @@ class RepoCache {
   // killed left a part file whose whole space is allocated already.
   int64_t SpaceNeeded(std::string_view commit, const std::vector<RepoFile>& files) const;
 
-  // PartPath -> BlobPath: chmod by the umask, rename over, fsync of blobs/. The caller has fsynced
-  // and verified the part. Never writes through an existing blob.
+  // PartPath -> BlobPath: rename over, fsync of blobs/. The caller has fsynced and verified the
+  // part. Never writes through an existing blob.
   absl::Status PublishBlob(std::string_view blob) const;
   // The same for a part file of another name in blobs/.
   absl::Status PublishBlob(std::string_view blob, const std::string& part_path) const;

@@ -35,6 +35,7 @@ constexpr int64_t kWritebackStep = 8 << 20;
 constexpr int64_t kAllocateMin = 1 << 20;
 // A file of more than this part of the memory that is free does not stay in the page cache.
 constexpr int64_t kMemoryPart = 4;
+constexpr int64_t kDropBehindMin = 64 << 20;
 
 int64_t MemoryAvailable() {
   const absl::StatusOr<std::string> text = ReadFile("/proc/meminfo");
@@ -72,8 +73,10 @@ absl::StatusOr<std::unique_ptr<PartFile>> PartFile::Open(const std::string& path
   ASSIGN_OR_RETURN(part->fd_, OpenFile(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0666));
   RETURN_IF_ERROR(part->Resume());
   RETURN_IF_ERROR(part->Allocate());
-  const int64_t memory = MemoryAvailable();
-  part->drop_behind_ = memory > 0 && file.size_bytes > memory / kMemoryPart;
+  if (file.size_bytes > kDropBehindMin) {
+    const int64_t memory = MemoryAvailable();
+    part->drop_behind_ = memory > 0 && file.size_bytes > memory / kMemoryPart;
+  }
   return part;
 }
 
@@ -175,7 +178,12 @@ absl::StatusOr<int64_t> PartFile::Write(int64_t offset, std::span<const char> da
     const std::span<const char> piece =
         data.subspan(static_cast<size_t>(fresh[i].begin - offset),
                      static_cast<size_t>(fresh[i].end - fresh[i].begin));
-    if (absl::Status wrote = WriteAt(fd_.get(), piece, fresh[i].begin, path_); !wrote.ok()) {
+    absl::Status wrote;
+    {
+      MutexLock lock(write_mutex_);
+      wrote = WriteAt(fd_.get(), piece, fresh[i].begin, path_);
+    }
+    if (!wrote.ok()) {
       MutexLock lock(mutex_);
       for (; i < fresh.size(); ++i) reserved_.Remove(fresh[i]);
       return wrote;

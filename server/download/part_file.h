@@ -32,8 +32,9 @@ class PartFile {
  public:
   static constexpr int64_t kJournalStep = 2 << 20;
 
-  // Opens or makes `path` (journal: `path`.json), goes on with what the journal vouches for, and
-  // allocates the whole size, so that a full disk is known before the first byte.
+  // Opens or makes `path` (journal: `path`.json; its mode is that of the umask), goes on with what
+  // the journal vouches for, and allocates the whole size, so that a full disk is known before the
+  // first byte.
   static absl::StatusOr<std::unique_ptr<PartFile>> Open(const std::string& path,
                                                         const RepoFile& file, Clock& clock);
   // Leaves what was written for the next one.
@@ -106,6 +107,9 @@ class PartFile {
   BlobDigest digest_;
   std::unique_ptr<char, FreeBuffer> hash_buffer_;
   JournalFile journal_;
+
+  // One writer at a time: the kernel has it so, and has the others spin.
+  Mutex write_mutex_;
 
   mutable Mutex mutex_;
   CondVar journaled_;                          // journaling_ or syncing_ ended

@@ -68,6 +68,16 @@ class PartFileTest : public testing::Test {
   const RepoFile file_{.path = "x", .size_bytes = kSize, .blob = Sha256Of(content_), .lfs = true};
 };
 
+TEST_F(PartFileTest, HasTheModeOfTheUmask) {
+  const mode_t mask = umask(0027);
+  const auto part = Open();
+  umask(mask);
+
+  struct stat info{};
+  ASSERT_EQ(stat(path_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0640U);
+}
+
 TEST_F(PartFileTest, TakesAWholeFile) {
   const auto part = Open();
   EXPECT_EQ(part->written(), 0);
