@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <ctime>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -29,8 +30,14 @@ constexpr size_t kBufferAlignment = 4096;
 // How often retries, paces and the number of connections are looked at while files are fetched.
 constexpr std::chrono::milliseconds kTick{20};
 constexpr std::chrono::milliseconds kSyncTick{500};
-// Large files that are begun at once, before it is known whether more connections help.
+// What large files begin with, before it is known whether more connections help.
 constexpr int kFirstConnections = 4;
+
+double ProcessSeconds() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return static_cast<double>(used.tv_sec) + 1e-9 * static_cast<double>(used.tv_nsec);
+}
 
 absl::Status Stopped() { return absl::CancelledError("the download was stopped"); }
 
@@ -69,7 +76,7 @@ struct DownloadPool::Rep {
               .metrics = pool_metrics,
               .clock = pool_clock,
               .options = options,
-              .received_bytes = received_bytes},
+              .large_bytes = large_bytes},
         connections_max(pool_options.workers) {}
 
   void Work();
@@ -93,7 +100,7 @@ struct DownloadPool::Rep {
   Clock& clock;
   HostPauses pauses;
   RateLimit limit;
-  std::atomic<int64_t> received_bytes{0};
+  std::atomic<int64_t> large_bytes{0};
   const DownloadTools tools;
 
   Mutex mutex;
@@ -225,12 +232,15 @@ void DownloadPool::Rep::Settle(const QueuedFile& job, const absl::StatusOr<FileR
 void DownloadPool::Rep::Adapt(std::chrono::steady_clock::time_point now) {
   DownloadQueue::Limits more = LimitsNow();
   more.large = options.workers;
-  target.Tick(now, {.bytes = received_bytes.load(std::memory_order_relaxed),
-                    .busy = queue.busy_large(),
-                    .base = std::min(queue.large_files(), kFirstConnections),
-                    .max = std::max(1, connections_max),
-                    .hungry = queue.HasStep(more, now),
-                    .limited = limit.bytes_per_second() > 0});
+  target.Tick(now,
+              {.bytes = large_bytes.load(std::memory_order_relaxed),
+               .cpu_seconds = ProcessSeconds(),
+               .processors = std::max(1, static_cast<int>(std::thread::hardware_concurrency())),
+               .busy = queue.busy_large(),
+               .base = kFirstConnections,
+               .max = std::max(1, connections_max),
+               .hungry = queue.HasStep(more, now),
+               .limited = limit.bytes_per_second() > 0});
 }
 
 // Settles files that are stopped while the workers are busy with others, and looks at the time.

@@ -34,6 +34,9 @@ struct FileDownload {
   // Bytes of the file that are on disk; fewer than before only when wrong bytes were thrown away.
   // From a worker, one call at a time.
   std::function<void(int64_t bytes_done, FileState state)> on_progress;
+
+  // One request brings it, so that waiting for answers costs more than bytes do.
+  bool small() const { return file.size_bytes <= (4 << 20); }
 };
 
 // How a file got there.

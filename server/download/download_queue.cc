@@ -11,6 +11,8 @@ namespace {
 constexpr std::chrono::seconds kPaceWindow{1};
 // Shorter segments say little about a connection.
 constexpr int64_t kPaceBytesMin = 1 << 20;
+// What a connection brings is known after so long.
+constexpr std::chrono::milliseconds kTakeOverTime{200};
 // A request that ends by itself within this time is not ended for another file.
 constexpr double kPreemptSeconds = 1;
 
@@ -24,7 +26,14 @@ bool UsesNetwork(const DownloadStep& step) {
 }
 
 int64_t LeftOf(const Segment& segment) {
-  return segment.range.end - segment.range.begin - segment.received.load();
+  return segment.end.load() - segment.range.begin - segment.received.load();
+}
+
+// Ranges are given out in other ways where one request follows the other, or a limit slows all.
+bool Divides(const QueuedFile& job) {
+  const bool ready = !job.alone && !job.locating && job.open && !job.stop.stop_requested();
+  if (!ready || job.transfer->sequential() || job.transfer->needs_place()) return false;
+  return job.file.limit == nullptr || job.file.limit->bytes_per_second() == 0;
 }
 
 }  // namespace
@@ -39,6 +48,7 @@ std::optional<DownloadStep> DownloadQueue::Next(const Limits& limits, bool limit
   std::optional<Choice> choice = Best(limits, now);
   // Under a bandwidth limit every connection is slow, and none for a reason of its own.
   if (!choice && !limited_rate) choice = Hedge(limits, now);
+  if (!choice && !limited_rate) choice = TakeOver(limits, now);
   if (!choice) return std::nullopt;
   Book(*choice, now);
   return std::move(choice->step);
@@ -83,7 +93,9 @@ std::optional<DownloadQueue::Choice> DownloadQueue::StepOf(const std::shared_ptr
     fetch.range = {open.ranges().front().begin, job->file.file.size_bytes};
     return fetch;
   }
-  for (const auto& segment : job->segments) open.Remove(segment->range);
+  for (const auto& segment : job->segments) {
+    open.Remove({segment->range.begin, segment->end.load()});
+  }
   if (open.ranges().empty()) return std::nullopt;
   const auto usual = usual_.find(job->transfer->origin());
   const int64_t bytes = SegmentBytes(usual == usual_.end() ? 0 : usual->second, open.bytes(),
@@ -104,9 +116,7 @@ std::optional<DownloadQueue::Choice> DownloadQueue::Hedge(const Limits& limits, 
   std::optional<Choice> worst;
   int64_t worst_left = 0;
   for (const auto& job : active_) {
-    if (job->alone || job->locating || !job->open || job->stop.stop_requested()) continue;
-    if (job->transfer->sequential() || job->transfer->needs_place()) continue;
-    if (job->file.limit != nullptr && job->file.limit->bytes_per_second() > 0) continue;
+    if (!Divides(*job)) continue;
     for (const auto& segment : job->segments) {
       const auto usual = usual_.find(segment->origin);
       const int64_t left = LeftOf(*segment);
@@ -120,11 +130,12 @@ std::optional<DownloadQueue::Choice> DownloadQueue::Hedge(const Limits& limits, 
       if (left <= worst_left || !crawls) continue;
       // From the first byte that is not in the file: what the slow one holds may never get there.
       const RangeSet missing(job->transfer->Missing());
-      const int64_t begin = missing.NextIn(segment->range);
-      if (begin == segment->range.end) continue;
+      const int64_t end = segment->end.load();
+      const int64_t begin = missing.NextIn({segment->range.begin, end});
+      if (begin == end) continue;
       worst_left = left;
       worst = Choice{.step = {.kind = DownloadStep::Kind::kFetch, .job = job},
-                     .range = {begin, segment->range.end},
+                     .range = {begin, end},
                      .slow = segment};
     }
   }
@@ -132,6 +143,31 @@ std::optional<DownloadQueue::Choice> DownloadQueue::Hedge(const Limits& limits, 
   Limits more = limits;
   ++more.large;
   return worst && Allowed(*worst, more) ? worst : std::nullopt;
+}
+
+// The last part of the segment that would be there last.
+std::optional<DownloadQueue::Choice> DownloadQueue::TakeOver(const Limits& limits, Time now) {
+  std::optional<Choice> last;
+  double last_seconds = 0;
+  for (const auto& job : active_) {
+    if (!Divides(*job) || job->transfer->ready_at() > now) continue;
+    for (const auto& segment : job->segments) {
+      const double age = Seconds(now - segment->begun);
+      const bool has_another = segment->again || segment->asked_again;
+      if (has_another || segment->stop.stop_requested() || age < Seconds(kTakeOverTime)) continue;
+      const int64_t left = LeftOf(*segment);
+      const double rate = static_cast<double>(segment->received.load()) / age;
+      const double seconds = static_cast<double>(left) / std::max(1.0, rate);
+      const int64_t bytes = TakenOverBytes(left, rate);
+      if (bytes == 0 || seconds <= last_seconds) continue;
+      const int64_t end = segment->end.load();
+      last_seconds = seconds;
+      last = Choice{.step = {.kind = DownloadStep::Kind::kFetch, .job = job},
+                    .range = {end - bytes, end},
+                    .from = segment};
+    }
+  }
+  return last && Allowed(*last, limits) ? last : std::nullopt;
 }
 
 DownloadQueue::Rank DownloadQueue::RankOf(const Choice& choice) const {
@@ -175,6 +211,7 @@ void DownloadQueue::Book(Choice& choice, Time now) {
   ++by_host_[step.segment->origin];
   job.segments.push_back(step.segment);
   if (choice.slow) choice.slow->asked_again = true;
+  if (choice.from) choice.from->end = choice.range.begin;
 }
 
 void DownloadQueue::End(const DownloadStep& step, bool settled, Time now) {
@@ -202,8 +239,9 @@ void DownloadQueue::EndSegment(QueuedFile& job, const Segment& ended, Time now) 
   // First one home wins; when that was neither, the slow one may be asked for again.
   const RangeSet missing(job.transfer->Missing());
   for (const auto& other : job.segments) {
-    if (other->range.begin >= ended.range.end || ended.range.begin >= other->range.end) continue;
-    if (missing.NextIn(other->range) == other->range.end) other->stop.request_stop();
+    const ByteRange its{other->range.begin, other->end.load()};
+    if (its.begin >= ended.end.load() || ended.range.begin >= its.end) continue;
+    if (missing.NextIn(its) == its.end) other->stop.request_stop();
     other->asked_again = false;
   }
 }

@@ -39,8 +39,7 @@ struct QueuedFile {
   absl::Status failed;                             // final, when not OK
   std::vector<std::shared_ptr<Segment>> segments;  // being fetched
 
-  // One request brings it, so that waiting for answers costs more than bytes do.
-  bool small() const { return file.file.size_bytes <= (4 << 20); }
+  bool small() const { return file.small(); }
 };
 
 // What one connection does next with one file.
@@ -100,6 +99,7 @@ class DownloadQueue {
     DownloadStep step;
     ByteRange range = {};                // of kFetch
     std::shared_ptr<Segment> slow = {};  // of a range asked for again
+    std::shared_ptr<Segment> from = {};  // whose last part `range` is taken over
   };
   using Rank = std::tuple<int, int32_t, int, int, int64_t>;
 
@@ -107,6 +107,7 @@ class DownloadQueue {
   std::optional<Choice> StepOf(const std::shared_ptr<QueuedFile>& job, const Limits& limits,
                                Time now);
   std::optional<Choice> Hedge(const Limits& limits, Time now);
+  std::optional<Choice> TakeOver(const Limits& limits, Time now);
   Rank RankOf(const Choice& choice) const;
   bool Allowed(const Choice& choice, const Limits& limits) const;
   void Book(Choice& choice, Time now);

@@ -295,21 +295,33 @@ absl::Status FileTransfer::Fetch(HttpClient& http, std::span<char> buffer, Segme
     tools_.hub.Heed(hub_repo_, place.url, response);
   };
   Gathered gathered(*this, *part, buffer, segment.range.begin, place.origin);
+  int64_t not_wanted = 0;  // what another connection has taken over
   BodyResult result = FetchBody(
       http, request,
       [&](std::span<const char> data) {
+        const int64_t at = segment.range.begin + segment.received.load(std::memory_order_relaxed);
+        const int64_t end = segment.end.load();
+        const auto wanted = static_cast<size_t>(std::max<int64_t>(0, end - at));
+        if (data.size() > wanted) {
+          not_wanted += static_cast<int64_t>(data.size() - wanted);
+          data = data.first(wanted);
+        }
         const auto bytes = static_cast<int64_t>(data.size());
         segment.received.fetch_add(bytes, std::memory_order_relaxed);
-        tools_.received_bytes.fetch_add(bytes, std::memory_order_relaxed);
-        const absl::Status added = gathered.Add(data);
-        if (!added.ok()) return added;
+        if (!job_.small()) tools_.large_bytes.fetch_add(bytes, std::memory_order_relaxed);
+        RETURN_IF_ERROR(gathered.Add(data));
+        if (at + bytes >= end && end < segment.range.end) {
+          segment.stop.request_stop();  // another connection brings the rest
+        }
         // A stop ends the transfer here: what the socket still holds would come without the limit.
         const bool go_on =
             tools_.limit.Wait(bytes, stop) && (!job_.limit || job_.limit->Wait(bytes, stop));
         return go_on ? absl::OkStatus() : Cancelled();
       },
       stop);
-  if (result.skipped_bytes > 0) Count(place.origin, result.skipped_bytes, 0, "refetched");
+  if (const int64_t thrown_away = result.skipped_bytes + not_wanted; thrown_away > 0) {
+    Count(place.origin, thrown_away, 0, "refetched");
+  }
   // What came stays, whatever ended it.
   if (const absl::Status rest = gathered.Write(); !rest.ok()) {
     result.verdict = BodyVerdict::kFailed;

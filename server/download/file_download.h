@@ -37,7 +37,7 @@ struct DownloadTools {
   Metrics& metrics;
   Clock& clock;
   const DownloadPool::Options& options;
-  std::atomic<int64_t>& received_bytes;  // of all bodies
+  std::atomic<int64_t>& large_bytes;  // received, of files that are not small
 };
 
 // What was written stays for the next transfer of the blob, whatever ends this one. Open(),

@@ -11,6 +11,11 @@ constexpr int64_t kSegmentFirst = 8 << 20;  // the rate is not known
 constexpr int64_t kSegmentStep = 1 << 20;
 constexpr double kSegmentSeconds = 1;
 
+// Less than this is not taken over, nor what is there so soon.
+constexpr int64_t kTakeOverMin = 1 << 20;
+constexpr int64_t kTakeOverStep = 64 << 10;
+constexpr double kTakeOverSeconds = 0.5;
+
 // What a new connection costs, and how much better it must be.
 constexpr double kConnectSeconds = 0.5;
 constexpr double kTimesBetter = 3;
@@ -29,11 +34,17 @@ int64_t SegmentBytes(double bytes_per_second, int64_t open_bytes, int connection
                        kSegmentMax);
   }
   if (connections > 1) {
-    bytes = std::min(bytes, std::max(kSegmentMin, open_bytes / (2 * connections)));
+    bytes = std::min(bytes, std::max(kSegmentMin, open_bytes / 8 / connections));
   }
   bytes = (bytes + kSegmentStep - 1) / kSegmentStep * kSegmentStep;
   const bool rest_is_small = open_bytes - bytes < (connections > 1 ? kSegmentMin : bytes / 2);
   return rest_is_small ? open_bytes : bytes;
+}
+
+int64_t TakenOverBytes(int64_t left_bytes, double bytes_per_second) {
+  const int64_t half = left_bytes / 2 / kTakeOverStep * kTakeOverStep;
+  const bool soon = static_cast<double>(left_bytes) < bytes_per_second * kTakeOverSeconds;
+  return half < kTakeOverMin || soon ? 0 : half;
 }
 
 bool Crawls(const SegmentPace& pace) {

@@ -13,10 +13,11 @@ namespace modeld {
 
 struct Segment {
   Segment(ByteRange bytes, bool second, std::chrono::steady_clock::time_point now)
-      : range(bytes), again(second), begun(now), sampled_at(now) {}
+      : range(bytes), end(bytes.end), again(second), begun(now), sampled_at(now) {}
 
   const ByteRange range;
-  const bool again;  // another connection is slow at it
+  std::atomic<int64_t> end;  // of what is left to it: another connection may have taken the rest
+  const bool again;          // another connection is slow at it
   const std::chrono::steady_clock::time_point begun;
   std::atomic<int64_t> received{0};  // bytes of it that came
   std::stop_source stop;             // ends this request alone
@@ -34,9 +35,14 @@ struct Segment {
 };
 
 // How much the next request asks for: about a second's worth at the rate of one connection (0: not
-// known), and less where `connections` share the last `open_bytes`, so that all end together. All
-// of the rest when what would be left is not worth a request.
+// known), and less where `connections` share the last `open_bytes`, so that all end together and
+// the digest, which needs them in order, is not far behind then. All of the rest when what would be
+// left is not worth a request.
 int64_t SegmentBytes(double bytes_per_second, int64_t open_bytes, int connections);
+
+// How much of the last `left_bytes` of a segment a connection that has nothing else to do takes
+// over from one that brings `bytes_per_second`; 0: what is left is not worth a request.
+int64_t TakenOverBytes(int64_t left_bytes, double bytes_per_second);
 
 // How much longer the rest of a segment takes than a new connection would need for it.
 struct SegmentPace {

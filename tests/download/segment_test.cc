@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace modeld {
 namespace {
 
@@ -17,7 +19,7 @@ TEST(SegmentBytesTest, IsAboutASecondOfAConnection) {
 }
 
 TEST(SegmentBytesTest, GetsSmallerTowardsTheEndSoThatAllEndTogether) {
-  EXPECT_EQ(SegmentBytes(100.0 * kMiB, 320 * kMiB, 16), 10 * kMiB);
+  EXPECT_EQ(SegmentBytes(100.0 * kMiB, 1280 * kMiB, 16), 10 * kMiB);
   EXPECT_EQ(SegmentBytes(100.0 * kMiB, 40 * kMiB, 16), 4 * kMiB);
 }
 
@@ -25,6 +27,10 @@ TEST(SegmentBytesTest, LeavesNoRestThatIsNotWorthARequest) {
   EXPECT_EQ(SegmentBytes(0, 3'000'000, 1), 3'000'000);
   EXPECT_EQ(SegmentBytes(0, 11 * kMiB, 1), 11 * kMiB);
   EXPECT_EQ(SegmentBytes(100.0 * kMiB, 7 * kMiB, 16), 7 * kMiB);
+}
+
+TEST(SegmentBytesTest, AnyNumberOfConnectionsIsTaken) {
+  EXPECT_EQ(SegmentBytes(0, 64 << 20, std::numeric_limits<int>::max()), 4 << 20);
 }
 
 // Asked over and over it takes all of a file and never more.
@@ -38,6 +44,17 @@ TEST(SegmentBytesTest, AddsUpToTheFile) {
       left -= bytes;
     }
   }
+}
+
+TEST(TakenOverBytesTest, IsHalfOfWhatWillTakeLong) {
+  EXPECT_EQ(TakenOverBytes(16 << 20, 10e6), 8 << 20);
+  EXPECT_EQ(TakenOverBytes(16 << 20, 0), 8 << 20);
+}
+
+TEST(TakenOverBytesTest, NothingOfWhatIsSoonThereOrNotWorthARequest) {
+  EXPECT_EQ(TakenOverBytes(16 << 20, 100e6), 0);
+  EXPECT_EQ(TakenOverBytes((2 << 20) - 1, 1e3), 0);
+  EXPECT_EQ(TakenOverBytes(2 << 20, 1e3), 1 << 20);
 }
 
 SegmentPace Pace() {
