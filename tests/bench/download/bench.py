@@ -31,7 +31,7 @@ PEERS = {
     "aria2c": measure.aria2,
     "curl -Z": measure.curl,
 }
-LIMITS = {"floor": measure.floor_fetch, "dd, fsync": measure.dd_fsync, "one hash pass": measure.floor_hash}
+LIMITS = {"floor": measure.floor_fetch, "dd with fsync": measure.dd_fsync, "one hash pass": measure.floor_hash}
 
 
 @dataclasses.dataclass
@@ -70,7 +70,7 @@ SETTINGS = [
         "disk",
         "4 files of 1 GB, disk",
         "acme/big",
-        limits=("dd, fsync", "one hash pass"),
+        limits=("dd with fsync", "one hash pass"),
         without=("huggingface_hub 0.34.6",),
         disk=True,
     ),

@@ -9,8 +9,6 @@ from places import CACHE
 
 CLIENT, SERVER = "10.77.0.1", "10.77.0.2"
 ONE_WAY_MS = 15
-# Large packets, because the relay is a program; the first window is then as of 10 usual packets.
-MTU = 16000
 
 
 def ip(*arguments):
@@ -25,7 +23,7 @@ class LatencyNetwork:
         self.server_prefix = ("ip", "netns", "exec", self._far)
         for namespace in (self._near, self._far):
             ip("netns", "add", namespace)
-        command = [str(CACHE / "delay"), self._near, self._far, str(ONE_WAY_MS), str(MTU)]
+        command = [str(CACHE / "delay"), self._near, self._far, str(ONE_WAY_MS)]
         self._relay = subprocess.Popen(command, stdout=subprocess.PIPE)
         # It says so when both devices are there.
         if self._relay.stdout.readline() != b"ready\n":
@@ -34,8 +32,7 @@ class LatencyNetwork:
             inside = ("-n", namespace)
             ip(*inside, "link", "set", "lo", "up")
             ip(*inside, "addr", "add", f"{address}/24", "dev", "tun0")
-            ip(*inside, "link", "set", "tun0", "mtu", str(MTU), "txqueuelen", "10000", "up")
-            ip(*inside, "route", "change", "10.77.0.0/24", "dev", "tun0", "initcwnd", "1")
+            ip(*inside, "link", "set", "tun0", "txqueuelen", "10000", "up")
 
     def enter(self):
         """This thread, and the programs and threads that it starts, are on the near side from now on."""
