@@ -31,7 +31,11 @@ PEERS = {
     "aria2c": measure.aria2,
     "curl -Z": measure.curl,
 }
-LIMITS = {"floor": measure.floor_fetch, "dd with fsync": measure.dd_fsync, "one hash pass": measure.floor_hash}
+LIMITS = {
+    "floor": measure.floor_fetch,
+    "dd with fsync": measure.dd_fsync,
+    "one hash pass": measure.floor_hash,
+}
 
 
 @dataclasses.dataclass
