@@ -101,6 +101,7 @@ absl::Status PartFile::Resume() {
   if (digest.offset <= written_.RunEnd(0) && digest_.Restore(digest.state)) {
     hashed_ = digest.offset;
     digest_state_ = digest;
+    journaled_digest_ = digest.offset;
   }
   if (journal->durable_digest.offset <= RangeSet(durable_).RunEnd(0)) {
     durable_digest_ = journal->durable_digest;
@@ -209,7 +210,7 @@ absl::Status PartFile::Take(ByteRange range, std::span<const char> data) {
     next_in_digest = !hashing_ && hashed_ == range.begin;
     hashing_ |= next_in_digest;
   }
-  if (!next_in_digest) return HashBehind(kHashTurn);
+  if (!next_in_digest) return HashReady(kHashTurn);
   const auto begin = clock_.Steady();
   digest_.Update(data);
   EndHashing(range.end, clock_.Steady() - begin);
@@ -217,6 +218,11 @@ absl::Status PartFile::Take(ByteRange range, std::span<const char> data) {
 }
 
 absl::Status PartFile::HashBehind(int64_t bytes_max) {
+  RETURN_IF_ERROR(HashReady(bytes_max));
+  return JournalIfDue();
+}
+
+absl::Status PartFile::HashReady(int64_t bytes_max) {
   ByteRange range;
   {
     MutexLock lock(mutex_);
@@ -277,6 +283,7 @@ PartJournal PartFile::JournalNow() {
   journal.digest = digest_state_;
   journal.durable_digest = durable_digest_;
   unjournaled_ = 0;
+  journaled_digest_ = digest_state_.offset;
   return journal;
 }
 
@@ -292,10 +299,10 @@ absl::Status PartFile::JournalIfDue() {
   PartJournal journal;
   {
     MutexLock lock(mutex_);
-    if (journaling_ || closed_ || unjournaled_ < kJournalStep ||
-        written_bytes_ == file_.size_bytes) {
-      return absl::OkStatus();
-    }
+    const bool new_bytes = unjournaled_ >= kJournalStep && written_bytes_ < file_.size_bytes;
+    const bool new_digest = digest_state_.offset - journaled_digest_ >= kJournalStep &&
+                            digest_state_.offset < file_.size_bytes;
+    if (journaling_ || closed_ || !(new_bytes || new_digest)) return absl::OkStatus();
     journaling_ = true;
     journal = JournalNow();
   }
@@ -381,7 +388,7 @@ absl::Status PartFile::Restart() {
   reused_ = 0;
   MutexLock lock(mutex_);
   reserved_ = written_ = RangeSet();
-  written_bytes_ = hashed_ = unjournaled_ = unsynced_ = dropped_ = 0;
+  written_bytes_ = hashed_ = unjournaled_ = journaled_digest_ = unsynced_ = dropped_ = 0;
   hashing_ = false;
   digest_state_ = durable_digest_ = {};
   durable_.clear();

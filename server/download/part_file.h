@@ -86,6 +86,7 @@ class PartFile {
   absl::Status Allocate();
   std::vector<ByteRange> Reserve(ByteRange range);
   absl::Status Take(ByteRange range, std::span<const char> data);
+  absl::Status HashReady(int64_t bytes_max);
   absl::Status HashRange(ByteRange range);
   void EndHashing(int64_t hashed, std::chrono::nanoseconds took);
   absl::Status JournalIfDue();
@@ -123,9 +124,10 @@ class PartFile {
   PartJournal::DigestState digest_state_ ABSL_GUARDED_BY(mutex_);
   bool journaling_ ABSL_GUARDED_BY(mutex_) = false;
   bool syncing_ ABSL_GUARDED_BY(mutex_) = false;
-  bool closed_ ABSL_GUARDED_BY(mutex_) = false;      // no journal any more
-  int64_t unjournaled_ ABSL_GUARDED_BY(mutex_) = 0;  // bytes written since the last journal
-  int64_t unsynced_ ABSL_GUARDED_BY(mutex_) = 0;     // and since the last sync
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;           // no journal any more
+  int64_t unjournaled_ ABSL_GUARDED_BY(mutex_) = 0;       // bytes written since the last journal
+  int64_t journaled_digest_ ABSL_GUARDED_BY(mutex_) = 0;  // offset of the state in the journal
+  int64_t unsynced_ ABSL_GUARDED_BY(mutex_) = 0;          // bytes written since the last sync
   std::vector<ByteRange> durable_ ABSL_GUARDED_BY(mutex_);
   PartJournal::DigestState durable_digest_ ABSL_GUARDED_BY(mutex_);
   std::chrono::steady_clock::time_point synced_at_ ABSL_GUARDED_BY(mutex_);

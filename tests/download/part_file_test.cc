@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -186,6 +188,54 @@ TEST_F(PartFileTest, GoesOnWithHolesAndGivesTheirSpaceBack) {
   Append(*part, 1'000'000, 3'000'000);
   EXPECT_EQ(Finish(*part), file_.blob);
   EXPECT_EQ(part->hash_work(), kSize - 1'000'000);
+}
+
+// Four connections with a segment each, in an order by chance, up to `bytes` more in the file.
+void Fetch(PartFile& part, const std::string& content, int64_t bytes, std::mt19937& chance) {
+  constexpr int64_t kSegment = 4 << 20;
+  constexpr int64_t kPiece = 256 << 10;
+  RangeSet open(part.Missing());
+  std::vector<ByteRange> connections(4);
+  while (bytes > 0 && !part.whole()) {
+    ByteRange& next = connections[chance() % connections.size()];
+    if (next.begin >= next.end) {
+      if (open.ranges().empty()) continue;
+      const ByteRange first = open.ranges().front();
+      next = {first.begin, std::min(first.end, first.begin + kSegment)};
+      open.Remove(next);
+    }
+    const int64_t n = std::min({bytes, kPiece, next.end - next.begin});
+    ASSERT_THAT(part.Write(next.begin, {content.data() + next.begin, static_cast<size_t>(n)}),
+                IsOk());
+    next.begin += n;
+    bytes -= n;
+  }
+}
+
+TEST_F(PartFileTest, AKillAtAnyPointRepeatsLittleOfTheDigest) {
+  constexpr int64_t kBytes = 48 << 20;
+  const char* in_long_runs = std::getenv("MODELD_LONG");  // NOLINT(concurrency-mt-unsafe)
+  const int kills = in_long_runs != nullptr && *in_long_runs != '\0' ? 50 : 8;
+  const std::string content = TestBytes(kBytes, 9);
+  const RepoFile file{.path = "x", .size_bytes = kBytes, .blob = Sha256Of(content), .lfs = true};
+  std::mt19937 chance(11);
+  for (int kill = 0; kill < kills; ++kill) {
+    const std::string path = dir_.path() + "/killed";
+    int64_t hashed = 0;
+    {
+      const auto part = PartFile::Open(path, file, clock_);
+      ASSERT_THAT(part, IsOk());
+      Fetch(**part, content, static_cast<int64_t>(chance() % kBytes), chance);
+      hashed = (*part)->hash_work();
+    }
+    const auto part = PartFile::Open(path, file, clock_);
+    ASSERT_THAT(part, IsOk());
+    Fetch(**part, content, kBytes, chance);
+
+    EXPECT_EQ(Finish(**part), file.blob);
+    EXPECT_LE(hashed + (*part)->hash_work(), kBytes + kBytes / 20);
+    (*part)->Remove();
+  }
 }
 
 // Four connections write pieces of one file at once, each piece two of them.
