@@ -70,10 +70,12 @@ std::string EnumWord(const std::string& value_name, const std::string& prefix) {
 }
 
 std::string FormatProgress(const v1::Operation& operation, int width) {
+  // An unload has no phases.
+  const bool in_a_phase = !operation.done() && operation.state() == v1::OPERATION_STATE_RUNNING &&
+                          operation.phase() != v1::OPERATION_PHASE_UNSPECIFIED;
   const std::string phase =
-      operation.done() || operation.state() != v1::OPERATION_STATE_RUNNING
-          ? EnumWord(v1::OperationState_Name(operation.state()), "OPERATION_STATE_")
-          : EnumWord(v1::OperationPhase_Name(operation.phase()), "OPERATION_PHASE_");
+      in_a_phase ? EnumWord(v1::OperationPhase_Name(operation.phase()), "OPERATION_PHASE_")
+                 : EnumWord(v1::OperationState_Name(operation.state()), "OPERATION_STATE_");
   std::string left = absl::StrFormat("%-11s", phase);
   if (operation.bytes_total() <= 0) return std::string(absl::StripAsciiWhitespace(left));
   std::string right =

@@ -57,6 +57,13 @@ TEST(ProgressTest, UnknownTotalAndEtaAreLeftOut) {
   EXPECT_EQ(FormatProgress(operation, 0), "downloading");
 }
 
+TEST(ProgressTest, WhatHasNoPhasesIsRunning) {
+  v1::Operation operation;
+  operation.set_kind(v1::OPERATION_KIND_UNLOAD);
+  operation.set_state(v1::OPERATION_STATE_RUNNING);
+  EXPECT_EQ(FormatProgress(operation, 80), "running");
+}
+
 TEST(NoteTest, SaysWhyAnOperationIsPausedAndWhatMakesItGoOn) {
   v1::Operation operation = HalfWay();
   operation.set_name("op");
