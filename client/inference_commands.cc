@@ -5,13 +5,16 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "client/arguments.h"
 #include "client/commands.h"
@@ -26,7 +29,7 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
-// What --help says of each field of Sampling. Ranges and defaults are those of the proto.
+// What --help says of each field of a request. Ranges and defaults are those of the proto.
 const char* HelpOf(const std::string& field) {
   static const std::map<std::string, const char*> kHelp = {
       {"max_tokens", "At most so many new tokens (the rest of the context)"},
@@ -54,6 +57,14 @@ const char* HelpOf(const std::string& field) {
       {"stop_token_ids", "End with this token (repeatable)"},
       {"ignore_eos", "Go on after the end-of-sequence token"},
       {"logprobs", "Alternatives per token, 0 to 20 (with -o json)"},
+      {"prompt_logprobs", "Alternatives per token of the prompt, 0 to 20 (with -o json)"},
+      {"n", "So many answers, 1 to 32 (1)"},
+      {"best_of", "Generate so many answers and show the likeliest; n to 32 (n)"},
+      {"num_beams", "Beam search with so many beams, 1 to 32 (1: off)"},
+      {"length_penalty", "Above 0 beam search favours long answers; -100 to 100 (1)"},
+      {"early_stopping", "When beam search ends: false, true or never (false)"},
+      {"echo", "Begin each answer with the prompt"},
+      {"token_ids", "Continue these tokens in place of a text (repeatable)"},
       {"logit_bias", "TOKEN=BIAS is added to the token's logit; -100 to 100 (repeatable)"},
   };
   return kHelp.at(field);
@@ -114,7 +125,8 @@ void AddFieldOption(CLI::App* command, Message* message, const FieldDescriptor* 
     case FieldDescriptor::CPPTYPE_DOUBLE:
       return AddScalar(command, message, field, &Reflection::SetDouble);
     case FieldDescriptor::CPPTYPE_STRING:
-      return AddList(command, message, field, &Reflection::AddString);
+      if (field->is_repeated()) return AddList(command, message, field, &Reflection::AddString);
+      return AddScalar(command, message, field, &Reflection::SetString);
     case FieldDescriptor::CPPTYPE_BOOL:
       command->add_flag_function(
           "--" + absl::StrReplaceAll(field->name(), {{"_", "-"}}),
@@ -134,16 +146,31 @@ void AddSamplingOptions(CLI::App* command, v1::Sampling* sampling) {
   AddLogitBias(command, sampling);
 }
 
-// Prints text as it comes; gathers it for the conversation.
-std::function<bool(const v1::GenerateResponse&)> Printer(const Cli& cli, std::string* text) {
-  return [&cli, text](const v1::GenerateResponse& message) {
+void Print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+// Prints text as it comes, of several choices each as a whole under its number. Gathers that of
+// choice 0 for the conversation.
+std::function<bool(const v1::GenerateResponse&)> Printer(const Cli& cli,
+                                                         const v1::Sampling& sampling,
+                                                         std::string* text) {
+  return [&cli, text, several = sampling.n() > 1, first = true,
+          texts = std::map<int, std::string>()](const v1::GenerateResponse& message) mutable {
     if (cli.json()) {
       PrintJson(message, true);
+    } else if (several) {
+      std::string& whole = texts[message.index()];
+      whole += message.text();
+      if (message.has_finish_reason()) {
+        Print(absl::StrCat(std::exchange(first, false) ? "" : "\n", "[", message.index(), "] ",
+                           whole));
+      }
     } else {
-      std::fwrite(message.text().data(), 1, message.text().size(), stdout);
-      std::fflush(stdout);
+      Print(message.text());
     }
-    if (text != nullptr) text->append(message.text());
+    if (text != nullptr && message.index() == 0) text->append(message.text());
     return true;
   };
 }
@@ -151,14 +178,14 @@ std::function<bool(const v1::GenerateResponse&)> Printer(const Cli& cli, std::st
 // Answers the conversation so far and appends the answer. Loads the model when it is not loaded.
 absl::Status AnswerOnce(const Cli& cli, Client& client, v1::ChatRequest& request) {
   std::string answer;
-  absl::Status status = client.Chat(request, Printer(cli, &answer));
+  absl::Status status = client.Chat(request, Printer(cli, request.sampling(), &answer));
   if (HasReason(status, Reason::kModelNotReady)) {
     v1::LoadModelRequest load;
     load.set_model_name(request.model_name());
     ASSIGN_OR_RETURN(const v1::Operation operation,
                      client.Call(&v1::Orchestrator::Stub::LoadModel, client.orchestrator(), load));
     RETURN_IF_ERROR(FollowOperation(cli, client, operation));
-    status = client.Chat(request, Printer(cli, &answer));
+    status = client.Chat(request, Printer(cli, request.sampling(), &answer));
   }
   if (!cli.json()) std::printf("\n");
   RETURN_IF_ERROR(status);
@@ -221,13 +248,18 @@ void AddGenerate(CLI::App& app, Cli& cli) {
   command->add_option_function<std::string>(
       "PROMPT", [request](const std::string& v) { request->set_prompt(v); },
       "The text; without it standard input is read");
+  for (const char* field : {"token_ids", "echo"}) {
+    AddFieldOption(command, request.get(),
+                   v1::GenerateRequest::descriptor()->FindFieldByName(field));
+  }
   AddSamplingOptions(command, request->mutable_sampling());
   command->callback([&cli, request] {
     cli.action = [&cli, request](Client& client) -> absl::Status {
-      if (request->prompt().empty()) {
+      if (request->prompt().empty() && request->token_ids().empty()) {
         request->set_prompt(std::string(std::istreambuf_iterator<char>(std::cin), {}));
       }
-      const absl::Status status = client.Generate(*request, Printer(cli, nullptr));
+      const absl::Status status =
+          client.Generate(*request, Printer(cli, request->sampling(), nullptr));
       if (!cli.json()) std::printf("\n");
       return status;
     };

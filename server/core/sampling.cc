@@ -20,20 +20,34 @@ absl::Status CheckAtLeast(const char* field, std::optional<int64_t> value, int64
   return InvalidField(absl::StrCat("sampling.", field), absl::StrCat(*value, " is below ", low));
 }
 
-absl::Status CheckCount(const char* field, size_t count, int64_t count_max) {
-  if (static_cast<int64_t>(count) <= count_max) return absl::OkStatus();
+// A bound that the configuration sets.
+struct Limit {
+  const char* key;
+  int64_t value;
+};
+
+absl::Status CheckRange(const char* field, std::optional<int64_t> value, int64_t low, Limit limit) {
+  if (!value || (*value >= low && *value <= limit.value)) return absl::OkStatus();
   return InvalidField(absl::StrCat("sampling.", field),
-                      absl::StrCat("has ", count, " entries, at most ", count_max, " are allowed"));
+                      absl::StrCat(*value, " is not between ", low, " and ", limit.value,
+                                   " (limits.", limit.key, ")"));
 }
 
-absl::Status CheckStrings(const char* field, const std::vector<std::string>& strings,
-                          int64_t count_max, int64_t bytes_max) {
-  RETURN_IF_ERROR(CheckCount(field, strings.size(), count_max));
+absl::Status CheckCount(const char* field, size_t count, Limit limit) {
+  if (static_cast<int64_t>(count) <= limit.value) return absl::OkStatus();
+  return InvalidField(absl::StrCat("sampling.", field),
+                      absl::StrCat("has ", count, " entries, at most ", limit.value,
+                                   " are allowed (limits.", limit.key, ")"));
+}
+
+absl::Status CheckStrings(const char* field, const std::vector<std::string>& strings, Limit limit,
+                          const RequestLimits& limits) {
+  RETURN_IF_ERROR(CheckCount(field, strings.size(), limit));
   for (const std::string& string : strings) {
-    if (string.empty() || static_cast<int64_t>(string.size()) > bytes_max) {
-      return InvalidField(
-          absl::StrCat("sampling.", field),
-          absl::StrCat("a string has ", string.size(), " bytes, not 1 to ", bytes_max));
+    if (string.empty() || static_cast<int64_t>(string.size()) > limits.stop_bytes_max) {
+      return InvalidField(absl::StrCat("sampling.", field),
+                          absl::StrCat("a string has ", string.size(), " bytes, not 1 to ",
+                                       limits.stop_bytes_max, " (limits.stop_bytes_max)"));
     }
   }
   return absl::OkStatus();
@@ -44,23 +58,72 @@ constexpr double kTiny = 1e-9;
 
 std::optional<double> First(std::optional<double> a, std::optional<double> b) { return a ? a : b; }
 
-absl::Status CheckLists(const SamplingRequest& request, const SamplingLimits& limits) {
-  RETURN_IF_ERROR(CheckStrings("stop", request.stop, limits.stop_max, limits.stop_bytes_max));
-  RETURN_IF_ERROR(CheckCount("stop_token_ids", request.stop_token_ids.size(), limits.stop_max));
-  RETURN_IF_ERROR(
-      CheckStrings("bad_words", request.bad_words, limits.bad_words_max, limits.stop_bytes_max));
+absl::Status CheckLists(const SamplingRequest& request, const RequestLimits& limits) {
+  const Limit stops = {"stop_max", limits.stop_max};
+  RETURN_IF_ERROR(CheckStrings("stop", request.stop, stops, limits));
+  RETURN_IF_ERROR(CheckCount("stop_token_ids", request.stop_token_ids.size(), stops));
+  RETURN_IF_ERROR(CheckStrings("bad_words", request.bad_words,
+                               {"bad_words_max", limits.bad_words_max}, limits));
   RETURN_IF_ERROR(CheckStrings("dry_sequence_breakers", request.dry_sequence_breakers,
-                               limits.dry_breakers_max, limits.stop_bytes_max));
-  RETURN_IF_ERROR(CheckCount("logit_bias", request.logit_bias.size(), limits.logit_bias_max));
+                               {"dry_breakers_max", limits.dry_breakers_max}, limits));
+  RETURN_IF_ERROR(CheckCount("logit_bias", request.logit_bias.size(),
+                             {"logit_bias_max", limits.logit_bias_max}));
   for (const auto& [id, bias] : request.logit_bias) {
     RETURN_IF_ERROR(CheckRange("logit_bias", bias, -100, 100));
   }
   return absl::OkStatus();
 }
 
+absl::Status CheckChoices(const SamplingRequest& request, const RequestLimits& limits) {
+  const Limit choices = {"choices_max", limits.choices_max};
+  RETURN_IF_ERROR(CheckRange("n", request.n, 1, choices));
+  RETURN_IF_ERROR(CheckRange("best_of", request.best_of, 1, choices));
+  if (request.best_of && *request.best_of < request.n.value_or(1)) {
+    return InvalidField("sampling.best_of",
+                        absl::StrCat(*request.best_of, " is below n, ", request.n.value_or(1)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EarlyStopping> ParseEarlyStopping(const std::optional<std::string>& text) {
+  if (!text || *text == "false") return EarlyStopping::kNo;
+  if (*text == "true") return EarlyStopping::kYes;
+  if (*text == "never") return EarlyStopping::kNever;
+  return InvalidField("sampling.early_stopping",
+                      absl::StrCat("\"", *text, "\" is not \"false\", \"true\" or \"never\""));
+}
+
 bool AsksToSample(const SamplingRequest& request) {
   return request.temperature.value_or(0) > 0 || request.top_p || request.top_k || request.min_p ||
          request.typical_p || request.top_n_sigma || request.xtc_probability;
+}
+
+// Beam search chooses the likeliest texts: what draws, ranks otherwise or cuts a text has no place
+// in it.
+absl::Status CheckBeams(const SamplingRequest& request, const RequestLimits& limits) {
+  RETURN_IF_ERROR(
+      CheckRange("num_beams", request.num_beams, 1, {"choices_max", limits.choices_max}));
+  RETURN_IF_ERROR(CheckRange("length_penalty", request.length_penalty, -100, 100));
+  RETURN_IF_ERROR(ParseEarlyStopping(request.early_stopping).status());
+  const int num_beams = request.num_beams.value_or(1);
+  if (num_beams == 1) return absl::OkStatus();
+  const int n = request.n.value_or(1);
+  if (n > num_beams) {
+    return InvalidField("sampling.n", absl::StrCat(n, " is above num_beams, ", num_beams));
+  }
+  if (request.best_of.value_or(n) != n) {
+    return InvalidField("sampling.best_of", "does not go with num_beams");
+  }
+  if (!request.stop.empty()) return InvalidField("sampling.stop", "does not go with num_beams");
+  if (request.max_tokens == 0) {
+    return InvalidField("sampling.max_tokens", "is 0, which does not go with num_beams");
+  }
+  if (AsksToSample(request)) {
+    return InvalidField("sampling.num_beams",
+                        "does not go with a temperature, top_p, top_k, min_p, typical_p, "
+                        "top_n_sigma or xtc_probability: beam search does not sample");
+  }
+  return absl::OkStatus();
 }
 
 DrySampling DryOf(const SamplingRequest& request) {
@@ -74,8 +137,8 @@ DrySampling DryOf(const SamplingRequest& request) {
 
 }  // namespace
 
-absl::Status ValidateSampling(const SamplingRequest& request, const SamplingLimits& limits) {
-  RETURN_IF_ERROR(CheckAtLeast("max_tokens", request.max_tokens, 1));
+absl::Status ValidateSampling(const SamplingRequest& request, const RequestLimits& limits) {
+  RETURN_IF_ERROR(CheckAtLeast("max_tokens", request.max_tokens, 0));
   RETURN_IF_ERROR(CheckAtLeast("min_tokens", request.min_tokens, 0));
   RETURN_IF_ERROR(CheckRange("temperature", request.temperature, 0, 100));
   RETURN_IF_ERROR(CheckRange("top_p", request.top_p, kTiny, 1));
@@ -92,14 +155,17 @@ absl::Status ValidateSampling(const SamplingRequest& request, const SamplingLimi
   RETURN_IF_ERROR(CheckAtLeast("dry_penalty_last_n", request.dry_penalty_last_n, 1));
   RETURN_IF_ERROR(CheckRange("xtc_probability", request.xtc_probability, 0, 1));
   RETURN_IF_ERROR(CheckRange("xtc_threshold", request.xtc_threshold, 0, 0.5));
-  RETURN_IF_ERROR(
-      CheckRange("logprobs", request.logprobs, 0, static_cast<double>(limits.logprobs_max)));
+  const Limit alternatives = {"logprobs_max", limits.logprobs_max};
+  RETURN_IF_ERROR(CheckRange("logprobs", request.logprobs, 0, alternatives));
+  RETURN_IF_ERROR(CheckRange("prompt_logprobs", request.prompt_logprobs, 0, alternatives));
+  RETURN_IF_ERROR(CheckChoices(request, limits));
+  RETURN_IF_ERROR(CheckBeams(request, limits));
   return CheckLists(request, limits);
 }
 
 absl::StatusOr<Sampling> DecideSampling(const SamplingRequest& request,
                                         const GenerationDefaults& defaults, int64_t prompt_tokens,
-                                        int64_t max_context, const SamplingLimits& limits) {
+                                        int64_t max_context, const RequestLimits& limits) {
   RETURN_IF_ERROR(ValidateSampling(request, limits));
   const int64_t context_left = max_context - prompt_tokens;
   const int64_t wanted = request.max_tokens.value_or(1);
@@ -113,8 +179,11 @@ absl::StatusOr<Sampling> DecideSampling(const SamplingRequest& request,
   }
   const std::optional<double> temperature = First(request.temperature, defaults.temperature);
   Sampling out;
+  out.num_beams = request.num_beams.value_or(1);
+  out.length_penalty = request.length_penalty.value_or(1);
+  ASSIGN_OR_RETURN(out.early_stopping, ParseEarlyStopping(request.early_stopping));
   out.greedy = !(AsksToSample(request) || defaults.do_sample.value_or(false)) ||
-               (temperature && *temperature == 0);
+               (temperature && *temperature == 0) || out.num_beams > 1;
   out.temperature = out.greedy ? 1 : temperature.value_or(1);
   out.top_p = First(request.top_p, defaults.top_p).value_or(1);
   out.top_k = request.top_k ? *request.top_k : defaults.top_k.value_or(0);
@@ -142,6 +211,9 @@ absl::StatusOr<Sampling> DecideSampling(const SamplingRequest& request,
   out.dry = DryOf(request);
   out.xtc_probability = request.xtc_probability.value_or(out.xtc_probability);
   out.xtc_threshold = request.xtc_threshold.value_or(out.xtc_threshold);
+  out.n = request.n.value_or(1);
+  out.best_of = request.best_of.value_or(out.n);
+  out.prompt_logprobs = request.prompt_logprobs;
   return out;
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/core/request_limits.h"
 
 namespace modeld {
 
@@ -41,21 +42,17 @@ struct SamplingRequest {
   std::vector<std::string> dry_sequence_breakers;
   std::optional<double> xtc_probability;
   std::optional<double> xtc_threshold;
+  std::optional<int32_t> n;
+  std::optional<int32_t> best_of;
+  std::optional<int32_t> prompt_logprobs;  // as logprobs, for the tokens of the prompt
+  std::optional<int32_t> num_beams;
+  std::optional<double> length_penalty;
+  std::optional<std::string> early_stopping;  // "false", "true" or "never"
 };
 
-// How much a request may ask for.
-struct SamplingLimits {
-  int64_t stop_max = 16;           // strings, and again as many tokens
-  int64_t stop_bytes_max = 1'000;  // of each string
-  int64_t logprobs_max = 20;       // alternatives for each token
-  int64_t logit_bias_max = 1'024;  // entries
-  int64_t bad_words_max = 1'024;   // words, each of at most stop_bytes_max
-  int64_t dry_breakers_max = 64;   // strings, each of at most stop_bytes_max
-};
-
-// INVALID_FIELD naming "sampling.<field>" and its range as the proto has it; no NaN. Token ids are
-// not looked at.
-absl::Status ValidateSampling(const SamplingRequest& request, const SamplingLimits& limits = {});
+// INVALID_FIELD naming "sampling.<field>", its range as the proto has it and the limit, if it is
+// one of `limits`; no NaN. Token ids are not looked at.
+absl::Status ValidateSampling(const SamplingRequest& request, const RequestLimits& limits = {});
 
 // What generation_config.json says; fields that it lacks have no value.
 struct GenerationDefaults {
@@ -77,6 +74,13 @@ struct DrySampling {
   int64_t allowed_length = 2;
   std::optional<int64_t> penalty_last_n;  // absent: all of prompt and answer
   std::vector<int64_t> breaker_token_ids;
+};
+
+// When beam search ends before its beams do: transformers' early_stopping.
+enum class EarlyStopping {
+  kNo,     // as soon as no running beam is better than the finished ones, for its length now
+  kYes,    // as soon as there are num_beams finished ones
+  kNever,  // as soon as no running beam can become better, however long it gets
 };
 
 // Every field decided.
@@ -104,15 +108,25 @@ struct Sampling {
   DrySampling dry;
   double xtc_probability = 0;  // 0: off
   double xtc_threshold = 0.1;
+  int n = 1;        // choices that are answered
+  int best_of = 1;  // choices that are generated; at least n
+  std::optional<int32_t> prompt_logprobs;
+  int num_beams = 1;  // 1: no beam search
+  double length_penalty = 1;
+  EarlyStopping early_stopping = EarlyStopping::kNo;
+
+  // Whether choices are kept until all have ended and the best ones answered.
+  bool ranks_choices() const { return best_of > n; }
 };
 
 // Merges by the contract: a request's field, else the model's, else off. Greedy unless do_sample is
 // true or the request sets temperature above 0, top_p, top_k, min_p, typical_p, top_n_sigma or
-// xtc_probability; temperature 0 is greedy whatever else is set. The context that the prompt leaves
+// xtc_probability; temperature 0 is greedy whatever else is set, and so are beams, which a request
+// cannot have together with one of the others. The context that the prompt leaves
 // is the default of max_tokens, and its bound: CONTEXT_LENGTH_EXCEEDED when the request asks for
 // more. What needs a tokenizer stays empty: bad_words and the breakers of DRY.
 absl::StatusOr<Sampling> DecideSampling(const SamplingRequest& request,
                                         const GenerationDefaults& defaults, int64_t prompt_tokens,
-                                        int64_t max_context, const SamplingLimits& limits = {});
+                                        int64_t max_context, const RequestLimits& limits = {});
 
 }  // namespace modeld

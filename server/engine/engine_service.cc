@@ -105,6 +105,7 @@ StatsResponse StatsNow(const ModelSlot& slot) {
     finished->set_finish_reason(kind.second);
     finished->set_count(count);
   }
+  Fill(stats.queue, *out.mutable_queue());
   Fill(stats.time_to_first_token, *out.mutable_time_to_first_token());
   Fill(stats.inter_token, *out.mutable_inter_token());
   out.set_steps_total(stats.steps);

@@ -1,17 +1,23 @@
 #include "server/engine/generation_stream.h"
 
+#include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "server/wire/status_wire.h"
 
 namespace modeld {
 namespace {
 
-void FillLogprob(const TokenLogprob& in, const Tokenizer& tokenizer,
-                 modeld::v1::TokenLogprob& out) {
+void Fill(const TokenLogprob& in, const Tokenizer& tokenizer, modeld::v1::TokenLogprob& out) {
   out.set_token_id(in.token_id);
   out.set_token(tokenizer.TokenSpelling(in.token_id));
   out.set_logprob(in.logprob);
+}
+
+void Fill(const PositionLogprobs& in, const Tokenizer& tokenizer, modeld::v1::TokenLogprobs& out) {
+  Fill(in.chosen, tokenizer, *out.mutable_chosen());
+  for (const TokenLogprob& top : in.top) Fill(top, tokenizer, *out.add_top());
 }
 
 modeld::v1::Usage ToProto(const GenerationUsage& usage) {
@@ -36,6 +42,7 @@ void GenerationStream::Start(absl::StatusOr<PreparedGeneration> prepared) {
   auto generation =
       std::make_shared<Generation>(std::move(prepared->request), [this] { WriteNext(); });
   source_ = generation.get();
+  echoes_ = source_->request().echo_text.has_value();
   bool cancelled = false;
   {
     MutexLock lock(mutex_);
@@ -55,10 +62,8 @@ void GenerationStream::WriteNext() {
   while (!ended_) {
     std::optional<OutputPiece> piece = source_->Take();
     if (!piece) return;
-    if (piece->end) {
-      ended_ = true;
-      end_status_ = piece->end->status;
-    }
+    if (piece->end && end_status_.ok()) end_status_ = piece->end->status;
+    ended_ = piece->last;
     const bool is_empty_end =
         piece->end && !piece->end->status.ok() && piece->text.empty() && piece->token_ids.empty();
     if (broken_ || is_empty_end) continue;
@@ -92,15 +97,20 @@ void GenerationStream::FillMessage(OutputPiece piece) {
   message_.set_text(std::move(piece.text));
   message_.mutable_token_ids()->Assign(piece.token_ids.begin(), piece.token_ids.end());
   for (const PositionLogprobs& position : piece.logprobs) {
-    modeld::v1::TokenLogprobs& out = *message_.add_logprobs();
-    FillLogprob(position.chosen, *model_->tokenizer, *out.mutable_chosen());
-    for (const TokenLogprob& top : position.top) {
-      FillLogprob(top, *model_->tokenizer, *out.add_top());
-    }
+    Fill(position, *model_->tokenizer, *message_.add_logprobs());
+  }
+  for (const PositionLogprobs& position : piece.prompt_logprobs) {
+    Fill(position, *model_->tokenizer, *message_.add_prompt_logprobs());
+  }
+  message_.set_index(piece.choice);
+  if (std::exchange(echoes_, false)) {
+    const std::vector<int64_t>& prompt = source_->request().prompt;
+    message_.mutable_prompt_token_ids()->Assign(prompt.begin(), prompt.end());
   }
   if (!piece.end || !piece.end->status.ok()) return;
   message_.set_finish_reason(static_cast<modeld::v1::FinishReason>(piece.end->reason));
-  *message_.mutable_usage() = ToProto(piece.end->usage);
+  if (piece.last) *message_.mutable_usage() = ToProto(piece.end->usage);
+  if (piece.end->score) message_.set_score(*piece.end->score);
   if (piece.end->stop_token_id) message_.set_stop_token_id(*piece.end->stop_token_id);
   if (piece.end->stop_match) message_.set_stop_match(*piece.end->stop_match);
 }

@@ -47,6 +47,7 @@ class GenerationStream final : public grpc::ServerWriteReactor<modeld::v1::Gener
   modeld::v1::GenerateResponse message_;
   bool broken_ = false;  // a write failed: nobody reads any more
   bool ended_ = false;
+  bool echoes_ = false;  // the next message has the prompt's tokens
   absl::Status end_status_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -54,6 +55,19 @@ absl::Status CheckBytes(const std::string& text, const ServingModel& model) {
                {{"max_context", std::to_string(model.loaded.max_context)}});
 }
 
+absl::Status CheckLimit(const char* field, size_t bytes, const RequestLimits& limits) {
+  if (static_cast<int64_t>(bytes) <= limits.prompt_bytes_max) return absl::OkStatus();
+  return InvalidField(field,
+                      absl::StrCat("has ", bytes, " bytes, at most ", limits.prompt_bytes_max,
+                                   " are allowed (limits.prompt_bytes_max)"));
+}
+
+size_t BytesOf(const google::protobuf::RepeatedPtrField<modeld::v1::ChatMessage>& messages) {
+  size_t bytes = 0;
+  for (const modeld::v1::ChatMessage& message : messages) bytes += message.ByteSizeLong();
+  return bytes;
+}
+
 absl::StatusOr<std::vector<int64_t>> PromptOf(const modeld::v1::GenerateRequest& request,
                                               const ServingModel& model) {
   if (request.prompt().empty() == request.token_ids().empty()) {
@@ -65,43 +79,58 @@ absl::StatusOr<std::vector<int64_t>> PromptOf(const modeld::v1::GenerateRequest&
     return ids;
   }
   RETURN_IF_ERROR(CheckBytes(request.prompt(), model));
+  RETURN_IF_ERROR(CheckLimit("prompt", request.prompt().size(), model.limits));
   return model.tokenizer->Encode(request.prompt(), /*add_special_tokens=*/true);
 }
 
 absl::StatusOr<ChatPrompt> ChatPromptOf(const ChatPromptInput& input, const ServingModel& model) {
   RETURN_IF_ERROR(model.chat_template.status());
+  RETURN_IF_ERROR(CheckLimit("messages", BytesOf(input.messages), model.limits));
   return MakeChatPrompt(input, *model.tokenizer, model.special_tokens, **model.chat_template);
 }
 
-TokenText MakeTokenText(const std::shared_ptr<ServingModel>& model,
-                        std::span<const int64_t> prompt) {
+std::function<TokenText()> TokenTextOf(const ServingModel& model, std::span<const int64_t> prompt) {
   const auto tail = prompt.last(std::min(prompt.size(), kPromptTailTokens));
-  auto stream =
-      std::make_shared<TokenStream>(*model->tokenizer, tail, /*skip_special_tokens=*/true);
-  return [stream](std::optional<int64_t> id) { return id ? stream->Put(*id) : stream->Finish(); };
+  return [&tokenizer = *model.tokenizer, tail = std::vector<int64_t>(tail.begin(), tail.end())] {
+    auto stream = std::make_shared<TokenStream>(tokenizer, tail, /*skip_special_tokens=*/true);
+    return [stream](std::optional<int64_t> id) { return id ? stream->Put(*id) : stream->Finish(); };
+  };
+}
+
+// What the answer of a request with `echo` begins with: the prompt as it was given.
+absl::StatusOr<std::string> EchoText(const modeld::v1::GenerateRequest& request,
+                                     std::span<const int64_t> prompt, const Tokenizer& tokenizer) {
+  if (!request.prompt().empty()) return request.prompt();
+  return tokenizer.Decode(prompt, /*skip_special_tokens=*/false);
 }
 
 struct CallOptions {
   std::string method;
   const modeld::v1::Sampling& sampling;
   std::optional<std::chrono::steady_clock::time_point> deadline;
+  std::optional<std::string> echo_text;
 };
 
 absl::StatusOr<PreparedGeneration> PrepareGeneration(std::shared_ptr<ServingModel> model,
                                                      std::vector<int64_t> prompt,
-                                                     const CallOptions& call) {
+                                                     CallOptions call) {
   if (prompt.empty()) return InvalidField("prompt", "has no tokens");
   RETURN_IF_ERROR(CheckIds(prompt, model->loaded.model->vocab_size()));
   const GenerationDefaults& defaults = model->loaded.generation_defaults;
   const SamplingRequest asked = FromProto(call.sampling);
-  ASSIGN_OR_RETURN(Sampling sampling,
-                   DecideSampling(asked, defaults, std::ssize(prompt), model->loaded.max_context));
+  ASSIGN_OR_RETURN(Sampling sampling, DecideSampling(asked, defaults, std::ssize(prompt),
+                                                     model->loaded.max_context, model->limits));
+  if (sampling.max_tokens == 0 && !sampling.prompt_logprobs && !call.echo_text) {
+    return InvalidField("sampling.max_tokens",
+                        "is 0, which needs sampling.prompt_logprobs or echo");
+  }
   RETURN_IF_ERROR(AddTokens(asked, *model->tokenizer, model->loaded.model->vocab_size(), sampling));
   PreparedGeneration out;
   out.request = {.method = call.method,
                  .sampling = std::move(sampling),
                  .eos_token_ids = defaults.eos_token_ids,
-                 .token_text = MakeTokenText(model, prompt),
+                 .new_token_text = TokenTextOf(*model, prompt),
+                 .echo_text = std::move(call.echo_text),
                  .deadline = call.deadline};
   out.request.prompt = std::move(prompt);
   out.model = std::move(model);
@@ -138,8 +167,12 @@ grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Genera
   return Stream([request, deadline = DeadlineOf(*context)](
                     std::shared_ptr<ServingModel> model) -> absl::StatusOr<PreparedGeneration> {
     ASSIGN_OR_RETURN(std::vector<int64_t> prompt, PromptOf(*request, *model));
+    std::optional<std::string> echo_text;
+    if (request->echo()) {
+      ASSIGN_OR_RETURN(echo_text, EchoText(*request, prompt, *model->tokenizer));
+    }
     return PrepareGeneration(std::move(model), std::move(prompt),
-                             {"Generate", request->sampling(), deadline});
+                             {"Generate", request->sampling(), deadline, std::move(echo_text)});
   });
 }
 
@@ -153,7 +186,7 @@ grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Chat(
                                    .template_args_json = request->template_args_json()},
                                   *model));
     return PrepareGeneration(std::move(model), std::move(prompt.token_ids),
-                             {"Chat", request->sampling(), deadline});
+                             {"Chat", request->sampling(), deadline, std::nullopt});
   });
 }
 
@@ -169,6 +202,7 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                                                      const modeld::v1::TokenizeRequest* request,
                                                      modeld::v1::TokenizeResponse* response) {
   return Unary(context, [request, response](const ServingModel& model) -> absl::Status {
+    RETURN_IF_ERROR(CheckLimit("text", request->text().size(), model.limits));
     ASSIGN_OR_RETURN(const std::vector<int64_t> ids,
                      model.tokenizer->Encode(request->text(), request->add_special_tokens()));
     response->mutable_token_ids()->Assign(ids.begin(), ids.end());

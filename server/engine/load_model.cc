@@ -5,6 +5,7 @@
 #include "server/base/log.h"
 #include "server/core/model.h"
 #include "server/core/reason.h"
+#include "server/wire/convert.h"
 
 namespace modeld {
 namespace {
@@ -50,6 +51,7 @@ absl::StatusOr<std::shared_ptr<ServingModel>> LoadServingModel(const LoadRequest
   on_message(Message(LoadResponse::PHASE_PREPARING, 0, 0));
   auto model = std::make_shared<ServingModel>();
   model->name = request.model_name();
+  model->limits = FromProto(request.limits());
   ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(request.snapshot_path()));
   model->special_tokens = SpecialTokens(*model->tokenizer);
   model->chat_template = ChatTemplate::Load(request.snapshot_path());

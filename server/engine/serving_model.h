@@ -22,6 +22,7 @@ struct ServingModel {
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template;  // NO_CHAT_TEMPLATE: all else works
   SpecialTokens special_tokens;
   LoadedModel loaded;
+  RequestLimits limits;
   std::unique_ptr<Scheduler> scheduler;  // last, so that its thread ends before the model
 };
 

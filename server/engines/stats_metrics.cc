@@ -60,6 +60,8 @@ void StatsMetrics::Apply(const enginepb::StatsResponse& stats) {
         .Add({{"model", model_name_}, {"method", what.first}, {"finish_reason", what.second}})
         .Increment(static_cast<double>(added));
   }
+  AddObservations(stats.queue(), last_.queue(), TimeToFirstTokenBuckets(),
+                  metrics_.queue_seconds.Add({{"model", model_name_}}, TimeToFirstTokenBuckets()));
   AddObservations(stats.time_to_first_token(), last_.time_to_first_token(),
                   TimeToFirstTokenBuckets(),
                   metrics_.time_to_first_token_seconds.Add({{"model", model_name_}},

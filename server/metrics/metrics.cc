@@ -99,6 +99,8 @@ Metrics::Metrics()
           Gauges(*registry, "modeld_inference_waiting", "Requests that wait for their turn.")),
       kv_cache_used_ratio(
           Gauges(*registry, "modeld_kv_cache_used_ratio", "Share of the KV cache in use, 0 to 1.")),
+      queue_seconds(Histograms(*registry, "modeld_queue_seconds",
+                               "From the request to the first step that worked on it.")),
       time_to_first_token_seconds(Histograms(*registry, "modeld_time_to_first_token_seconds",
                                              "From the request to its first token.")),
       inter_token_seconds(Histograms(*registry, "modeld_inter_token_seconds",
@@ -126,8 +128,8 @@ void Metrics::ForgetModel(const std::string& model_name) {
                        &inference_active, &inference_waiting, &kv_cache_used_ratio}) {
     Forget(*family, model_name);
   }
-  for (auto* family : {&load_duration_seconds, &time_to_first_token_seconds, &inter_token_seconds,
-                       &request_duration_seconds}) {
+  for (auto* family : {&load_duration_seconds, &queue_seconds, &time_to_first_token_seconds,
+                       &inter_token_seconds, &request_duration_seconds}) {
     Forget(*family, model_name);
   }
 }

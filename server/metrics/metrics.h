@@ -60,6 +60,7 @@ struct Metrics {
   prometheus::Family<prometheus::Gauge>& inference_active;   // model
   prometheus::Family<prometheus::Gauge>& inference_waiting;  // model
   prometheus::Family<prometheus::Gauge>& kv_cache_used_ratio;              // model
+  prometheus::Family<prometheus::Histogram>& queue_seconds;                // model
   prometheus::Family<prometheus::Histogram>& time_to_first_token_seconds;  // model
   prometheus::Family<prometheus::Histogram>& inter_token_seconds;          // model
   prometheus::Family<prometheus::Histogram>& request_duration_seconds;     // model, method

@@ -204,6 +204,39 @@ SamplingRequest FromProto(const modeld::v1::Sampling& in) {
                                in.dry_sequence_breakers().end()};
   out.xtc_probability = Optional<double>(in.has_xtc_probability(), in.xtc_probability());
   out.xtc_threshold = Optional<double>(in.has_xtc_threshold(), in.xtc_threshold());
+  out.n = Optional<int32_t>(in.has_n(), in.n());
+  out.best_of = Optional<int32_t>(in.has_best_of(), in.best_of());
+  out.prompt_logprobs = Optional<int32_t>(in.has_prompt_logprobs(), in.prompt_logprobs());
+  out.num_beams = Optional<int32_t>(in.has_num_beams(), in.num_beams());
+  out.length_penalty = Optional<double>(in.has_length_penalty(), in.length_penalty());
+  out.early_stopping = Optional<std::string>(in.has_early_stopping(), in.early_stopping());
+  return out;
+}
+
+modeld::engine::v1::RequestLimits ToProto(const RequestLimits& limits) {
+  modeld::engine::v1::RequestLimits out;
+  out.set_prompt_bytes_max(limits.prompt_bytes_max);
+  out.set_choices_max(limits.choices_max);
+  out.set_stop_max(limits.stop_max);
+  out.set_stop_bytes_max(limits.stop_bytes_max);
+  out.set_logprobs_max(limits.logprobs_max);
+  out.set_logit_bias_max(limits.logit_bias_max);
+  out.set_bad_words_max(limits.bad_words_max);
+  out.set_dry_breakers_max(limits.dry_breakers_max);
+  return out;
+}
+
+RequestLimits FromProto(const modeld::engine::v1::RequestLimits& in) {
+  RequestLimits out;
+  const auto take = [](int64_t from, int64_t& to) { to = from > 0 ? from : to; };
+  take(in.prompt_bytes_max(), out.prompt_bytes_max);
+  take(in.choices_max(), out.choices_max);
+  take(in.stop_max(), out.stop_max);
+  take(in.stop_bytes_max(), out.stop_bytes_max);
+  take(in.logprobs_max(), out.logprobs_max);
+  take(in.logit_bias_max(), out.logit_bias_max);
+  take(in.bad_words_max(), out.bad_words_max);
+  take(in.dry_breakers_max(), out.dry_breakers_max);
   return out;
 }
 

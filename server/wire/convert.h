@@ -33,5 +33,7 @@ DeviceBytes FromProto(const modeld::engine::v1::DeviceMemory& memory);
 // Empty dtype and device_map become "bfloat16" and "auto".
 LoadSpec FromProto(const modeld::v1::LoadModelRequest& request);
 SamplingRequest FromProto(const modeld::v1::Sampling& sampling);
+modeld::engine::v1::RequestLimits ToProto(const RequestLimits& limits);
+RequestLimits FromProto(const modeld::engine::v1::RequestLimits& limits);
 
 }  // namespace modeld

@@ -26,6 +26,21 @@ TEST(InferenceCommandsTest, GenerateAndRunHaveAnOptionForEachFieldOfSampling) {
   }
 }
 
+TEST(InferenceCommandsTest, GenerateHasAnOptionForEachFieldOfItsRequest) {
+  Cli cli;
+  CLI::App app("test", "modelctl");
+  AddInferenceCommands(app, cli);
+  const google::protobuf::Descriptor* request = v1::GenerateRequest::descriptor();
+  const std::string help = app.get_subcommand("generate")->help();
+
+  for (int i = 0; i < request->field_count(); ++i) {
+    const std::string name = request->field(i)->name();
+    if (name == "model_name" || name == "prompt" || name == "sampling") continue;
+    EXPECT_NE(help.find("--" + absl::StrReplaceAll(name, {{"_", "-"}}) + " "), std::string::npos)
+        << name;
+  }
+}
+
 TEST(InferenceCommandsTest, ABiasWithoutATokenIsWrongUsage) {
   for (const char* bias : {"5", "=1", "5=", "five=1", "5=many"}) {
     Cli cli;

@@ -74,7 +74,12 @@ TEST(SamplingTest, EndsOfRangesAreInside) {
                                 .dry_allowed_length = 1,
                                 .dry_penalty_last_n = 1,
                                 .xtc_probability = 1,
-                                .xtc_threshold = 0.5}),
+                                .xtc_threshold = 0.5,
+                                .n = 32,
+                                .best_of = 32,
+                                .prompt_logprobs = 20,
+                                .length_penalty = -100,
+                                .early_stopping = "never"}),
               IsOk());
 }
 
@@ -83,7 +88,25 @@ TEST(SamplingTest, AnErrorNamesTheLimit) {
       ValidateSampling({.logit_bias = {{0, 1}, {1, 1}, {2, 1}}}, {.logit_bias_max = 2});
 
   EXPECT_THAT(status, NamesField("sampling.logit_bias"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("has 3 entries, at most 2 are allowed"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("has 3 entries, at most 2 are allowed (limits.logit_bias_max)"));
+  const auto message = [](const SamplingRequest& request, const RequestLimits& limits) {
+    return std::string(ValidateSampling(request, limits).message());
+  };
+  EXPECT_THAT(message({.stop = {"a", "b"}}, {.stop_max = 1}),
+              HasSubstr("has 2 entries, at most 1 are allowed (limits.stop_max)"));
+  EXPECT_THAT(message({.stop_token_ids = {1, 2}}, {.stop_max = 1}), HasSubstr("(limits.stop_max)"));
+  EXPECT_THAT(message({.bad_words = {"four"}}, {.stop_bytes_max = 3}),
+              HasSubstr("a string has 4 bytes, not 1 to 3 (limits.stop_bytes_max)"));
+  EXPECT_THAT(message({.bad_words = {"a", "b"}}, {.bad_words_max = 1}),
+              HasSubstr("(limits.bad_words_max)"));
+  EXPECT_THAT(message({.dry_sequence_breakers = {"a", "b"}}, {.dry_breakers_max = 1}),
+              HasSubstr("(limits.dry_breakers_max)"));
+  EXPECT_THAT(message({.logprobs = 3}, {.logprobs_max = 2}),
+              HasSubstr("3 is not between 0 and 2 (limits.logprobs_max)"));
+  EXPECT_THAT(message({.n = 3}, {.choices_max = 2}),
+              HasSubstr("3 is not between 1 and 2 (limits.choices_max)"));
+  EXPECT_THAT(message({.best_of = 3}, {.choices_max = 2}), HasSubstr("(limits.choices_max)"));
 }
 
 TEST(SamplingTest, MoreTokensThanMayComeAtAllCannotBeTheLeast) {
@@ -93,9 +116,30 @@ TEST(SamplingTest, MoreTokensThanMayComeAtAllCannotBeTheLeast) {
   EXPECT_EQ(DecideSampling({.max_tokens = 5, .min_tokens = 5}, {}, 1, 100)->min_tokens, 5);
 }
 
+TEST(SamplingTest, BeamSearchIsGreedyAndRefusesWhatHasNoPlaceInIt) {
+  const auto sampling =
+      DecideSampling({.n = 2, .num_beams = 4, .length_penalty = 0.5, .early_stopping = "true"},
+                     {.do_sample = true, .temperature = 0.7}, 10, 100);
+  ASSERT_THAT(sampling.status(), IsOk());
+  EXPECT_TRUE(sampling->greedy);
+  EXPECT_EQ(sampling->num_beams, 4);
+  EXPECT_EQ(sampling->best_of, 2);
+  EXPECT_EQ(sampling->length_penalty, 0.5);
+  EXPECT_EQ(sampling->early_stopping, EarlyStopping::kYes);
+
+  EXPECT_THAT(ValidateSampling({.n = 5, .num_beams = 4}), NamesField("sampling.n"));
+  EXPECT_THAT(ValidateSampling({.best_of = 2, .num_beams = 4}), NamesField("sampling.best_of"));
+  EXPECT_THAT(ValidateSampling({.stop = {"x"}, .num_beams = 4}), NamesField("sampling.stop"));
+  EXPECT_THAT(ValidateSampling({.max_tokens = 0, .num_beams = 4}),
+              NamesField("sampling.max_tokens"));
+  EXPECT_THAT(ValidateSampling({.temperature = 0.5, .num_beams = 4}),
+              NamesField("sampling.num_beams"));
+  EXPECT_THAT(ValidateSampling({.temperature = 0, .num_beams = 4}), IsOk());
+}
+
 TEST(SamplingTest, BadFieldsAreNamed) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_THAT(ValidateSampling({.max_tokens = 0}), NamesField("sampling.max_tokens"));
+  EXPECT_THAT(ValidateSampling({.max_tokens = -1}), NamesField("sampling.max_tokens"));
   EXPECT_THAT(ValidateSampling({.temperature = -1}), NamesField("sampling.temperature"));
   EXPECT_THAT(ValidateSampling({.temperature = nan}), NamesField("sampling.temperature"));
   EXPECT_THAT(ValidateSampling({.top_p = 0}), NamesField("sampling.top_p"));
@@ -127,6 +171,14 @@ TEST(SamplingTest, BadFieldsAreNamed) {
               NamesField("sampling.dry_sequence_breakers"));
   EXPECT_THAT(ValidateSampling({.xtc_probability = 1.1}), NamesField("sampling.xtc_probability"));
   EXPECT_THAT(ValidateSampling({.xtc_threshold = 0.6}), NamesField("sampling.xtc_threshold"));
+  EXPECT_THAT(ValidateSampling({.n = 0}), NamesField("sampling.n"));
+  EXPECT_THAT(ValidateSampling({.n = 33}), NamesField("sampling.n"));
+  EXPECT_THAT(ValidateSampling({.best_of = 33}), NamesField("sampling.best_of"));
+  EXPECT_THAT(ValidateSampling({.n = 3, .best_of = 2}), NamesField("sampling.best_of"));
+  EXPECT_THAT(ValidateSampling({.prompt_logprobs = 21}), NamesField("sampling.prompt_logprobs"));
+  EXPECT_THAT(ValidateSampling({.num_beams = 33}), NamesField("sampling.num_beams"));
+  EXPECT_THAT(ValidateSampling({.length_penalty = nan}), NamesField("sampling.length_penalty"));
+  EXPECT_THAT(ValidateSampling({.early_stopping = "yes"}), NamesField("sampling.early_stopping"));
 }
 
 }  // namespace

@@ -54,6 +54,7 @@ std::vector<ContractFamily> Contract() {
       {"modeld_inference_active", "gauge", {"model"}},
       {"modeld_inference_waiting", "gauge", {"model"}},
       {"modeld_kv_cache_used_ratio", "gauge", {"model"}},
+      {"modeld_queue_seconds", "histogram", {"model"}},
       {"modeld_time_to_first_token_seconds", "histogram", {"model"}},
       {"modeld_inter_token_seconds", "histogram", {"model"}},
       {"modeld_request_duration_seconds", "histogram", {"model", "method"}},
@@ -92,6 +93,7 @@ void Fill(Metrics& metrics) {
   metrics.inference_active.Add({{"model", "m"}}).Set(1);
   metrics.inference_waiting.Add({{"model", "m"}}).Set(1);
   metrics.kv_cache_used_ratio.Add({{"model", "m"}}).Set(0.5);
+  metrics.queue_seconds.Add({{"model", "m"}}, TimeToFirstTokenBuckets()).Observe(1);
   metrics.time_to_first_token_seconds.Add({{"model", "m"}}, TimeToFirstTokenBuckets()).Observe(1);
   metrics.inter_token_seconds.Add({{"model", "m"}}, InterTokenBuckets()).Observe(1);
   metrics.request_duration_seconds.Add({{"model", "m"}, {"method", "Chat"}}, RequestBuckets())

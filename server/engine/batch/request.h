@@ -1,5 +1,5 @@
 // One generation between the service that wants it and the step thread that makes it: what is
-// asked, what came out and was not read yet, and how it ended.
+// asked, what came out of each choice and was not read yet, and how they ended.
 #pragma once
 
 #include <chrono>
@@ -47,18 +47,23 @@ struct GenerationEnd {
   FinishReason reason = FinishReason::kStop;
   std::optional<std::string> stop_match;  // the stop string that ended it
   std::optional<int64_t> stop_token_id;   // the end-of-sequence or stop token that ended it
-  GenerationUsage usage;
+  std::optional<double> score;            // by which choices were ranked
+  GenerationUsage usage;                  // of the choice; in the last piece of all: of the request
 };
 
-// What is new since the piece before.
+// What is new of one choice since its piece before.
 struct OutputPiece {
+  int choice = 0;
   std::string text;
   std::vector<int64_t> token_ids;
-  std::vector<PositionLogprobs> logprobs;  // one for each token, or none
-  std::optional<GenerationEnd> end;        // in the last piece only
+  std::vector<PositionLogprobs> logprobs;         // one for each token, or none
+  std::vector<PositionLogprobs> prompt_logprobs;  // in pieces of choice 0
+  std::optional<GenerationEnd> end;               // in the last piece of the choice
+  bool last = false;                              // no choice has more
 };
 
 // The text that becomes certain with one more token; without a token: what is left at the end.
+// Called from the step thread only.
 using TokenText = std::function<std::string(std::optional<int64_t> token_id)>;
 
 struct GenerationRequest {
@@ -66,9 +71,10 @@ struct GenerationRequest {
   std::vector<int64_t> prompt;  // not empty, every id below the model's vocab_size()
   Sampling sampling;
   std::vector<int64_t> eos_token_ids;
-  TokenText token_text;  // called from the step thread only
+  std::function<TokenText()> new_token_text;  // for one choice; Scheduler::Submit() calls it
+  std::optional<std::string> echo_text;       // begins the text of each choice
   std::optional<std::chrono::steady_clock::time_point> deadline;
-  int unread_tokens_max = 256;  // the sequence pauses while so many tokens were not read
+  int unread_tokens_max = 256;  // a choice pauses while so many of its tokens were not read
 };
 
 // A bell that the step thread waits for. Thread-safe.
@@ -86,37 +92,58 @@ class Wakeup {
 };
 
 // Shared by the reader (one thread at a time) and the scheduler. Thread-safe.
+//
+// Has Sampling::best_of choices. When only the n best are wanted, nothing is read before all have
+// ended; else pieces of all choices are read as they come. The error of one choice ends all.
 class Generation {
  public:
+  // Why what has not ended yet shall end.
+  struct Stopped {
+    absl::Status status;
+    FinishReason reason;
+  };
+
   // `on_output` is called when there is something to Take() after a Take() that found nothing (and
   // for the first piece), from the step thread with no lock held. It must not block.
   Generation(GenerationRequest request, std::function<void()> on_output);
-  Generation(const Generation&) = delete;
-  Generation& operator=(const Generation&) = delete;
 
   const GenerationRequest& request() const { return request_; }
 
-  // Everything since the last call in one piece, or nothing yet. The piece with `end` is the last.
+  // What is new of a choice, or nothing yet. No choice waits for ever behind another one.
   std::optional<OutputPiece> Take() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Ends the generation within one step; its last piece says CANCELLED.
+  // Ends the generation within one step; its last pieces say CANCELLED.
   void Cancel() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // For the scheduler. `wakeup` rings after Cancel() and when a full buffer was read.
   void Attach(std::shared_ptr<Wakeup> wakeup) ABSL_LOCKS_EXCLUDED(mutex_);
   void Append(OutputPiece piece) ABSL_LOCKS_EXCLUDED(mutex_);
-  bool cancelled() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Whether unread_tokens_max tokens wait for the reader.
-  bool full() const ABSL_LOCKS_EXCLUDED(mutex_);
+  std::optional<Stopped> stopped() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Choices that have not ended.
+  int unended() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Whether unread_tokens_max tokens of the choice wait for the reader.
+  bool full(int choice) const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  struct Choice {
+    OutputPiece unread;
+    bool has_unread = false;
+  };
+  bool Full(const OutputPiece& unread) const;
+  void NoteEnd(const GenerationEnd& end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void KeepBest() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   const GenerationRequest request_;
+  const bool holds_back_;  // until all choices have ended
   const std::function<void()> on_output_;
   mutable Mutex mutex_;
-  OutputPiece unread_ ABSL_GUARDED_BY(mutex_);
-  bool has_unread_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<Choice> choices_ ABSL_GUARDED_BY(mutex_);
+  size_t next_choice_ ABSL_GUARDED_BY(mutex_) = 0;  // looked at first by Take()
+  int unended_ ABSL_GUARDED_BY(mutex_);
+  int untaken_ends_ ABSL_GUARDED_BY(mutex_);
+  GenerationUsage usage_ ABSL_GUARDED_BY(mutex_);  // of the choices that have ended
   bool reader_waits_ ABSL_GUARDED_BY(mutex_) = true;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<Stopped> stopped_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Wakeup> wakeup_ ABSL_GUARDED_BY(mutex_);
 };
 

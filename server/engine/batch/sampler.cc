@@ -1,33 +1,18 @@
 #include "server/engine/batch/sampler.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/core/reason.h"
+#include "server/engine/batch/logits.h"
 #include "server/engine/batch/random.h"
 
 namespace modeld {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-absl::Status CheckLogits(std::span<const float> logits) {
-  constexpr float kLargest = std::numeric_limits<float>::max();
-  float highest = kNever;
-  bool all_at_most_largest = true;  // false for NaN and +Inf
-  for (const float x : logits) {
-    all_at_most_largest &= x <= kLargest;
-    highest = x > highest ? x : highest;
-  }
-  if (all_at_most_largest && highest >= -kLargest) return absl::OkStatus();
-  return Error(Reason::kInternal, all_at_most_largest
-                                      ? "the model gave no token a probability"
-                                      : "the model computed logits that are NaN or infinite");
-}
 
 int64_t ArgMax(std::span<const float> scores) {
   return std::max_element(scores.begin(), scores.end()) - scores.begin();
@@ -45,21 +30,27 @@ absl::StatusOr<SampledToken> Sampler::Next(std::span<const int64_t> tokens,
                                            std::span<const float> logits) {
   RETURN_IF_ERROR(CheckLogits(logits));
   const int64_t answered = std::ssize(tokens) - options_.prompt_tokens;
-  std::span<const float> scores = logits;
-  if (ChangesScores(answered)) {
-    scores_.assign(logits.begin(), logits.end());
-    Process(tokens, answered);
-    scores = scores_;
-    if (std::ranges::all_of(scores, [](float x) { return x == kNever; })) {
-      return InvalidField(
-          sampling_.allowed_token_ids.empty() ? "sampling.bad_words" : "sampling.allowed_token_ids",
-          absl::StrCat("leaves no token for position ", answered, " of the answer"));
-    }
+  const std::span<const float> scores = Scores(tokens, logits);
+  if (std::ranges::all_of(scores, [](float x) { return x == kNever; })) {
+    return InvalidField(
+        sampling_.allowed_token_ids.empty() ? "sampling.bad_words" : "sampling.allowed_token_ids",
+        absl::StrCat("leaves no token for position ", answered, " of the answer"));
   }
   SampledToken out;
   out.token_id = sampling_.greedy ? ArgMax(scores) : Draw(scores, answered);
-  if (sampling_.logprobs) out.logprobs = Logprobs(logits, out.token_id);
+  if (sampling_.logprobs || sampling_.ranks_choices()) {
+    out.logprobs = LogprobsOf(logits, out.token_id, sampling_.logprobs.value_or(0));
+  }
   return out;
+}
+
+std::span<const float> Sampler::Scores(std::span<const int64_t> tokens,
+                                       std::span<const float> scores) {
+  const int64_t answered = std::ssize(tokens) - options_.prompt_tokens;
+  if (!ChangesScores(answered)) return scores;
+  scores_.assign(scores.begin(), scores.end());
+  Process(tokens, answered);
+  return scores_;
 }
 
 bool Sampler::ChangesScores(int64_t answered) const {
@@ -99,32 +90,6 @@ int64_t Sampler::Draw(std::span<const float> scores, int64_t answered) {
     ExcludeTopChoices(sampling_.xtc_threshold, candidates_);
   }
   return DrawAt(units.first, candidates_);
-}
-
-PositionLogprobs Sampler::Logprobs(std::span<const float> logits, int64_t chosen) const {
-  const double highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float x : logits) sum += std::exp(static_cast<double>(x) - highest);
-  const double log_total = highest + std::log(sum);
-  PositionLogprobs out;
-  out.chosen = {chosen, static_cast<double>(logits[chosen]) - log_total};
-  const auto top = std::min<int64_t>(*sampling_.logprobs, std::ssize(logits));
-  if (top == 0) return out;
-  const auto likelier = [logits](int64_t a, int64_t b) {
-    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-  };
-  std::vector<int64_t> ids(top);  // a heap whose front is the least likely
-  std::iota(ids.begin(), ids.end(), 0);
-  std::ranges::make_heap(ids, likelier);
-  for (int64_t id = top; id < std::ssize(logits); ++id) {
-    if (!likelier(id, ids.front())) continue;
-    std::ranges::pop_heap(ids, likelier);
-    ids.back() = id;
-    std::ranges::push_heap(ids, likelier);
-  }
-  std::ranges::sort(ids, likelier);
-  for (const int64_t id : ids) out.top.push_back({id, static_cast<double>(logits[id]) - log_total});
-  return out;
 }
 
 }  // namespace modeld

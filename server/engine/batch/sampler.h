@@ -16,7 +16,7 @@ namespace modeld {
 
 struct SampledToken {
   int64_t token_id = 0;
-  std::optional<PositionLogprobs> logprobs;  // when Sampling::logprobs is set
+  std::optional<PositionLogprobs> logprobs;  // when asked for, or needed to rank choices
 };
 
 // Applies what logits_processors.h has in its order. What is drawn depends on seed, choice and
@@ -25,7 +25,7 @@ class Sampler {
  public:
   struct Options {
     uint64_t seed = 0;
-    uint32_t choice = 0;  // which answer of the request
+    uint32_t choice = 0;  // which choice of the request
     int64_t prompt_tokens = 0;
     std::vector<int64_t> end_token_ids;  // cannot come before Sampling::min_tokens
   };
@@ -38,12 +38,14 @@ class Sampler {
   // -Inf), INVALID_FIELD when the request's bans leave no token.
   absl::StatusOr<SampledToken> Next(std::span<const int64_t> tokens, std::span<const float> logits);
 
+  // `scores` after what changes them, before they are drawn from; valid until the next call.
+  std::span<const float> Scores(std::span<const int64_t> tokens, std::span<const float> scores);
+
  private:
   bool ChangesScores(int64_t answered) const;
   void CountNew(std::span<const int64_t> tokens);
   void Process(std::span<const int64_t> tokens, int64_t answered);
   int64_t Draw(std::span<const float> scores, int64_t answered);
-  PositionLogprobs Logprobs(std::span<const float> logits, int64_t chosen) const;
 
   const Sampling& sampling_;
   const Options options_;

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -35,6 +37,7 @@ struct SchedulerStats {
   int64_t preemptions = 0;  // states given back to make room
   // {method, "stop"|"length"|"cancelled"|"error"} -> how many.
   std::map<std::pair<std::string, std::string>, int64_t> finished;
+  Histogram queue;
   Histogram time_to_first_token;
   Histogram inter_token;
 };
@@ -43,6 +46,7 @@ struct SchedulerStats {
 // decoding of others. When memory does not last, readers that are too slow lose their state first
 // and then the youngest does; its tokens are read again later. The oldest always goes on, so there
 // is no deadlock. Cancellation and deadlines take effect, and free the state, within one step.
+// The prompt of a request with several choices is read once.
 // Thread-safe. The destructor ends what runs as CANCELLED.
 class Scheduler {
  public:
@@ -50,6 +54,7 @@ class Scheduler {
     int sequences_max = 64;            // in one step
     int waiting_max = 512;             // Submit() refuses more
     int64_t prefill_tokens_max = 512;  // prompt tokens in one step, beside the decoding ones
+    int64_t scored_tokens_max = 64;    // those with log-probabilities: each has a row of logits
   };
 
   // Both outlive the scheduler. `model` belongs to the step thread from now on.
@@ -74,6 +79,7 @@ class Scheduler {
     std::vector<Segment> segments;
     std::vector<Sequence*> sequences;
     int64_t prefill_tokens = 0;
+    int64_t scored_tokens = 0;
   };
 
   void Run(const std::stop_token& stop);
@@ -82,15 +88,32 @@ class Scheduler {
   Batch Plan();
   void AddRunning(Batch& batch);
   void Admit(Batch& batch);
+  int64_t TokensNow(const Sequence& sequence, const Batch& batch) const;
   void AddSegment(Sequence& sequence, int64_t tokens, Batch& batch);
   bool ReserveOrPreempt(Sequence& sequence, int64_t length);
   Sequence* PreemptionVictim() const;
   bool PreemptPaused();
   void Preempt(Sequence& sequence);
+  bool IsAlone(const Sequence& sequence) const;
   void EndUnfit(Sequence& sequence);
   void Step(const Batch& batch);
-  void Count(Sequence& sequence, bool has_new_token) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Retire(Sequence& sequence, GenerationEnd end) ABSL_LOCKS_EXCLUDED(mutex_);
+  std::optional<GenerationEnd> TakeRows(Sequence& sequence, const Segment& segment,
+                                        std::span<const float> rows, Sequence::Time now);
+  void Branch(Sequence& leader, std::span<const float> logits, Sequence::Time now);
+  std::optional<GenerationEnd> Advance(Sequence& sequence, std::span<const float> logits,
+                                       Sequence::Time now);
+  void Count(Sequence& sequence, int64_t new_tokens) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Retire(Sequence& sequence, const GenerationEnd& end);
+  void Settle(const std::shared_ptr<Generation>& generation, std::vector<OutputPiece> last_pieces)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  Sequence& InsertSibling(std::unique_ptr<Sequence> sibling);
+
+  // In scheduler_beams.cc.
+  void StepBeams(const std::shared_ptr<BeamGroup>& group, Sequence::Time now);
+  bool ShareStates(BeamGroup& group, const std::vector<int>& parents);
+  void Fold(BeamGroup& group);
+  void Bury(std::span<Sequence* const> sequences);
+  void RetireBeams(BeamGroup& group, GenerationEnd end);
   void Publish() ABSL_LOCKS_EXCLUDED(mutex_);
   std::optional<std::chrono::steady_clock::time_point> NextDeadline() const;
 
@@ -101,17 +124,18 @@ class Scheduler {
 
   // Of the step thread, oldest first.
   std::vector<std::unique_ptr<Sequence>> sequences_;
+  std::vector<std::unique_ptr<Sequence>> buried_;  // beams that are gone, but in a plan perhaps
   bool memory_changed_ = false;  // while planning: somebody lost his state, so nobody is admitted
 
   mutable Mutex mutex_;
   CondVar idle_;
   std::vector<std::unique_ptr<Sequence>> arrivals_ ABSL_GUARDED_BY(mutex_);
   SchedulerStats stats_ ABSL_GUARDED_BY(mutex_);
-  int64_t next_id_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;  // of sequences_, at the last look
   int64_t cut_off_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<int64_t> next_id_ = 0;
   std::atomic<bool> cuts_off_ = false;
   std::jthread thread_;  // last, so that it ends before what it uses
 };

@@ -4,6 +4,9 @@
 #include <string>
 #include <utility>
 
+#include "server/base/status.h"
+#include "server/engine/batch/logits.h"
+
 namespace modeld {
 namespace {
 
@@ -21,39 +24,62 @@ std::vector<int64_t> EndTokenIds(const GenerationRequest& request) {
 
 }  // namespace
 
-Sequence::Sequence(int64_t id, std::shared_ptr<Generation> generation, uint64_t seed, Time now)
+Sequence::Sequence(int64_t id, std::shared_ptr<Generation> generation, int choice, uint64_t seed,
+                   Time now)
     : id_(id),
+      choice_(choice),
       generation_(std::move(generation)),
       submitted_(now),
       end_token_ids_(EndTokenIds(generation_->request())),
       sampler_(generation_->request().sampling,
                {.seed = generation_->request().sampling.seed.value_or(seed),
+                .choice = static_cast<uint32_t>(choice),
                 .prompt_tokens = std::ssize(generation_->request().prompt),
                 .end_token_ids = end_token_ids_}),
       stop_strings_(generation_->request().sampling.stop),
-      tokens_(generation_->request().prompt) {}
+      token_text_(generation_->request().new_token_text()),
+      tokens_(generation_->request().prompt),
+      prompt_scored_end_(choice == 0 && generation_->request().sampling.prompt_logprobs
+                             ? std::ssize(tokens_)
+                             : 0) {
+  const GenerationRequest& request = generation_->request();
+  if (choice_ > 0 || request.sampling.num_beams == 1) return;
+  beams = std::make_shared<BeamGroup>(request, end_token_ids_);
+  beams->members = {this};
+}
 
 void Sequence::Start(Time now) {
-  if (!started_) started_ = now;
+  if (started_) return;
+  started_ = now;
+  if (choice_ == 0) timing_.queue_seconds = Seconds(now - submitted_);
+}
+
+absl::Status Sequence::ScorePrompt(int64_t first, std::span<const float> logits,
+                                   int64_t vocab_size) {
+  OutputPiece piece{.choice = choice_};
+  const int64_t rows = std::ssize(logits) / vocab_size;
+  while (scores_prompt() && prompt_scored_ < first + rows) {
+    const auto row = logits.subspan((prompt_scored_ - first) * vocab_size, vocab_size);
+    RETURN_IF_ERROR(CheckLogits(row));
+    ++prompt_scored_;
+    piece.prompt_logprobs.push_back(
+        LogprobsOf(row, tokens_[prompt_scored_], *generation_->request().sampling.prompt_logprobs));
+  }
+  if (!piece.prompt_logprobs.empty()) generation_->Append(std::move(piece));
+  return absl::OkStatus();
 }
 
 std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Time now) {
+  const Sampling& sampling = generation_->request().sampling;
+  if (sampling.max_tokens == 0) return End(FinishReason::kLength, now);
   absl::StatusOr<SampledToken> sampled = sampler_.Next(tokens_, logits);
   if (!sampled.ok()) return Stop(sampled.status(), FinishReason::kStop, now);
   const int64_t token_id = sampled->token_id;
   tokens_.push_back(token_id);
-  ++generated_;
-  if (first_token_) {
-    timing_.inter_token_seconds = Seconds(now - last_token_);
-  } else {
-    first_token_ = now;
-    timing_.time_to_first_token_seconds = Seconds(now - submitted_);
-  }
-  last_token_ = now;
-
-  OutputPiece piece;
-  piece.token_ids = {token_id};
-  if (sampled->logprobs) piece.logprobs = {*std::move(sampled->logprobs)};
+  NoteToken(now);
+  OutputPiece piece{.choice = choice_, .token_ids = {token_id}};
+  if (sampled->logprobs) logprob_sum_ += sampled->logprobs->chosen.logprob;
+  if (sampling.logprobs) piece.logprobs = {*std::move(sampled->logprobs)};
   std::optional<FinishReason> finish;
   if (EndsGeneration(token_id)) {
     // The token is the end, not a part of the text, even when the vocabulary does not call it
@@ -61,8 +87,7 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
     finish = FinishReason::kStop;
     stop_token_id_ = token_id;
   } else {
-    const Sampling& sampling = generation_->request().sampling;
-    piece.text = generation_->request().token_text(token_id);
+    piece.text = token_text_(token_id);
     if (generated_ > sampling.min_tokens) piece.text = stop_strings_.Put(piece.text);
     if (generated_ >= sampling.max_tokens) finish = FinishReason::kLength;
   }
@@ -76,9 +101,26 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
   return End(*finish, now);
 }
 
+void Sequence::Replace(std::span<const int64_t> answer) {
+  tokens_.resize(generation_->request().prompt.size());
+  tokens_.insert(tokens_.end(), answer.begin(), answer.end());
+}
+
+void Sequence::NoteToken(Time now) {
+  ++generated_;
+  if (first_token_) {
+    timing_.inter_token_seconds = Seconds(now - last_token_);
+  } else {
+    first_token_ = now;
+    if (choice_ == 0) timing_.time_to_first_token_seconds = Seconds(now - submitted_);
+  }
+  last_token_ = now;
+}
+
 GenerationEnd Sequence::Stop(const absl::Status& status, FinishReason reason, Time now) {
-  if (std::string rest = RestOfText(); !rest.empty())
-    generation_->Append({.text = std::move(rest)});
+  if (std::string rest = RestOfText(); !rest.empty()) {
+    generation_->Append({.choice = choice_, .text = std::move(rest)});
+  }
   GenerationEnd end = End(reason, now);
   end.status = status;
   return end;
@@ -87,6 +129,9 @@ GenerationEnd Sequence::Stop(const absl::Status& status, FinishReason reason, Ti
 GenerationEnd Sequence::End(FinishReason reason, Time now) const {
   GenerationEnd end{
       .reason = reason, .stop_match = stop_strings_.match(), .stop_token_id = stop_token_id_};
+  if (generation_->request().sampling.ranks_choices()) {
+    end.score = logprob_sum_ / static_cast<double>(std::max<int64_t>(generated_, 1));
+  }
   end.usage.prompt_tokens = std::ssize(generation_->request().prompt);
   end.usage.generated_tokens = generated_;
   end.usage.queue_seconds = Seconds(started_.value_or(now) - submitted_);
@@ -97,7 +142,7 @@ GenerationEnd Sequence::End(FinishReason reason, Time now) const {
 
 // The last bytes may complete a stop string too.
 std::string Sequence::RestOfText() {
-  std::string rest = stop_strings_.Put(generation_->request().token_text(std::nullopt));
+  std::string rest = stop_strings_.Put(token_text_(std::nullopt));
   return rest + stop_strings_.Finish();
 }
 

@@ -1,4 +1,5 @@
-// One generation as the scheduler keeps it: its tokens, its state in the model, its text.
+// One choice of a generation as the scheduler keeps it: its tokens, its state in the model, its
+// text.
 #pragma once
 
 #include <chrono>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/engine/batch/beam_group.h"
 #include "server/engine/batch/request.h"
 #include "server/engine/batch/sampler.h"
 #include "server/engine/batch/stop_strings.h"
@@ -23,10 +25,11 @@ class Sequence {
  public:
   using Time = std::chrono::steady_clock::time_point;
 
-  // `id` rises with age: the smaller, the older. `seed` is used when the request has none.
-  Sequence(int64_t id, std::shared_ptr<Generation> generation, uint64_t seed, Time now);
+  // `id` is that of the request. `seed` is used when the request has none.
+  Sequence(int64_t id, std::shared_ptr<Generation> generation, int choice, uint64_t seed, Time now);
 
   int64_t id() const { return id_; }
+  int choice() const { return choice_; }
   Generation& generation() const { return *generation_; }
   std::shared_ptr<Generation> Share() const { return generation_; }
 
@@ -38,21 +41,39 @@ class Sequence {
 
   // Notes that it takes part in a step at `now`.
   void Start(Time now);
+  // For a choice that begins behind the prompt: it has waited as long as `leader`.
+  void CopyStart(const Sequence& leader) { started_ = leader.started_; }
+
+  // Whether tokens of the prompt wait for their log-probabilities.
+  bool scores_prompt() const { return prompt_scored_ + 1 < prompt_scored_end_; }
+  // Hands out the log-probabilities of the prompt's tokens that follow from `logits`: rows that
+  // belong to the tokens from `first` on.
+  absl::Status ScorePrompt(int64_t first, std::span<const float> logits, int64_t vocab_size);
 
   // Chooses the next token, hands it and its text out. How generation ended, when it did.
   std::optional<GenerationEnd> Advance(std::span<const float> logits, Time now);
+
+  // For a beam: its answer is `answer` now.
+  void Replace(std::span<const int64_t> answer);
+  // Notes that the request has got a token at `now`.
+  void NoteToken(Time now);
 
   // The end of a generation that did not end by itself; hands out text that was held back.
   GenerationEnd Stop(const absl::Status& status, FinishReason reason, Time now);
 
   struct Timing {
-    std::optional<double> time_to_first_token_seconds;
+    std::optional<double> queue_seconds;                // of the request
+    std::optional<double> time_to_first_token_seconds;  // of the request
     std::optional<double> inter_token_seconds;
   };
-  // Of the last token; each value is given once.
+  // Of the last step; each value is given once.
   Timing TakeTiming() { return std::exchange(timing_, {}); }
 
   std::unique_ptr<SequenceState> state;
+  // The other choices of the request, which begin with the state that this one has when the prompt
+  // is read.
+  std::vector<std::unique_ptr<Sequence>> followers;
+  std::shared_ptr<BeamGroup> beams;  // that it is one of, with beam search
   bool paused = false;  // its reader is slow: left out of steps; looked at once in each
   int64_t prompt_tokens_counted = 0;  // of the prompt, in the counters already
 
@@ -62,13 +83,20 @@ class Sequence {
   bool EndsGeneration(int64_t token_id) const;
 
   const int64_t id_;
+  const int choice_;
   const std::shared_ptr<Generation> generation_;
   const Time submitted_;
   const std::vector<int64_t> end_token_ids_;  // of the model and of the request
   Sampler sampler_;
   StopStrings stop_strings_;
+  const TokenText token_text_;
   std::vector<int64_t> tokens_;
   int64_t generated_ = 0;
+  double logprob_sum_ = 0;  // of generated tokens, where choices are ranked
+  // Tokens of the prompt whose successor has its log-probability, and where that ends; 0: not asked
+  // for.
+  int64_t prompt_scored_ = 0;
+  const int64_t prompt_scored_end_;
   std::optional<int64_t> stop_token_id_;
   std::optional<Time> started_;
   std::optional<Time> first_token_;

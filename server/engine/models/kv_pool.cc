@@ -18,6 +18,7 @@ KvPool::KvPool(const Options& options) : options_(options) {
     values_.push_back(at::empty(
         {options.blocks, layer.heads, kKvBlockTokens, PaddedHeadDim(layer.value_dim)}, tensor));
   }
+  holders_.resize(options.blocks);
   free_.reserve(options.blocks);
   for (int64_t block = options.blocks; block-- > 0;) free_.push_back(static_cast<int32_t>(block));
 }
@@ -34,13 +35,26 @@ bool KvPool::Take(int64_t count, std::vector<int32_t>& blocks) {
   if (count > blocks_free()) return false;
   for (; count > 0; --count) {
     blocks.push_back(free_.back());
+    holders_[free_.back()] = 1;
     free_.pop_back();
   }
   return true;
 }
 
+void KvPool::Share(std::span<const int32_t> blocks) {
+  for (const int32_t block : blocks) ++holders_[block];
+}
+
 void KvPool::GiveBack(const std::vector<int32_t>& blocks) {
-  free_.insert(free_.end(), blocks.rbegin(), blocks.rend());
+  for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) {
+    if (--holders_[*block] == 0) free_.push_back(*block);
+  }
+}
+
+void KvPool::Copy(int32_t from, int32_t to) {
+  for (const auto* layers : {&keys_, &values_}) {
+    for (const at::Tensor& layer : *layers) layer.select(0, to).copy_(layer.select(0, from));
+  }
 }
 
 int64_t PagedState::capacity() const {
@@ -62,6 +76,29 @@ bool PagedState::Reserve(int64_t length) {
   if (!pool_->Take((missing + kKvBlockTokens - 1) / kKvBlockTokens, blocks_)) return false;
   if (slot) slot_ = std::move(slot);
   return true;
+}
+
+std::unique_ptr<SequenceState> PagedState::Fork() const {
+  // A model that may compute a sequence again writes to all of its blocks.
+  const int64_t shared = token_ids_.empty() ? length_ / kKvBlockTokens : 0;
+  const int64_t held = (length_ + kKvBlockTokens - 1) / kKvBlockTokens;
+  StateSlot slot;
+  if (slot_) {
+    slot = StateSlot(states_);
+    if (!slot) return nullptr;
+  }
+  std::vector<int32_t> own;
+  if (!pool_->Take(held - shared, own)) return nullptr;
+  if (slot) states_->Copy(*slot_, *slot);
+  for (int64_t i = shared; i < held; ++i) pool_->Copy(blocks_[i], own[i - shared]);
+  auto fork = std::make_unique<PagedState>(pool_, states_);
+  fork->blocks_.assign(blocks_.begin(), blocks_.begin() + shared);
+  pool_->Share(fork->blocks_);
+  fork->blocks_.insert(fork->blocks_.end(), own.begin(), own.end());
+  fork->slot_ = std::move(slot);
+  fork->length_ = length_;
+  fork->token_ids_ = token_ids_;
+  return fork;
 }
 
 }  // namespace modeld

@@ -1,4 +1,5 @@
-// The memory of keys and values: blocks of 16 tokens, allocated once, lent to sequences.
+// The memory of keys and values: blocks of 16 tokens, allocated once, lent to sequences. Sequences
+// that begin alike share their full blocks.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -39,13 +40,18 @@ class KvPool {
 
   // Appends `count` blocks to `blocks`, or changes nothing and says false.
   bool Take(int64_t count, std::vector<int32_t>& blocks);
+  // Each call needs one more GiveBack() before the blocks are free.
+  void Share(std::span<const int32_t> blocks);
   void GiveBack(const std::vector<int32_t>& blocks);
+  // Keys and values of all layers.
+  void Copy(int32_t from, int32_t to);
 
  private:
   const Options options_;
   std::vector<at::Tensor> keys_;
   std::vector<at::Tensor> values_;
-  std::vector<int32_t> free_;  // the last one is lent next
+  std::vector<int32_t> free_;     // the last one is lent next
+  std::vector<int32_t> holders_;  // of each block
 };
 
 // What one sequence keeps: blocks, and a slot where the model has layers other than attention.
@@ -60,6 +66,8 @@ class PagedState final : public SequenceState {
 
   int64_t length() const override { return length_; }
   bool Reserve(int64_t length) override;
+  // Copies the last block when it is not full, and the slot.
+  std::unique_ptr<SequenceState> Fork() const override;
 
   const std::vector<int32_t>& blocks() const { return blocks_; }
   int64_t slot() const { return *slot_; }  // -1: none

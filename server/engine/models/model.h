@@ -19,6 +19,9 @@ class SequenceState {
   // Makes room for tokens up to `length`; false when memory does not last (nothing has changed
   // then).
   virtual bool Reserve(int64_t length) = 0;
+  // A second state that holds the same tokens and shares with this one what neither writes to any
+  // more. Null when memory does not last (nothing has changed then).
+  virtual std::unique_ptr<SequenceState> Fork() const = 0;
 };
 
 // The new tokens of one sequence in a step: prefill has many, decode has one.

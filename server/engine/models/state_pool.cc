@@ -22,4 +22,10 @@ int64_t StatePool::Take() {
   return slot;
 }
 
+void StatePool::Copy(int64_t from, int64_t to) {
+  for (const at::Tensor& window : windows_) {
+    if (window.defined()) window.select(0, to).copy_(window.select(0, from));
+  }
+}
+
 }  // namespace modeld

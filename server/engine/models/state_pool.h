@@ -27,6 +27,8 @@ class StatePool {
   // A slot, or -1 when all are lent.
   int64_t Take();
   void GiveBack(int64_t slot) { free_.push_back(slot); }
+  // All that a sequence keeps in a slot.
+  void Copy(int64_t from, int64_t to);
 
  private:
   std::vector<at::Tensor> windows_;  // of each layer, undefined for attention

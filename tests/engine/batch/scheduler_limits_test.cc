@@ -84,6 +84,22 @@ TEST(SchedulerLimitsTest, ASlowReaderPausesOnlyItself) {
   EXPECT_THAT(slow.ReadAll().token_ids, ElementsAreArray(TinyLm::Answer({1}, 10)));
 }
 
+TEST(SchedulerLimitsTest, AReaderThatNeverComesCostsABoundedNumberOfTokensForEachChoice) {
+  TinyLm model;
+  Scheduler scheduler({}, model, Clock::Real());
+  GenerationRequest slow_request = Drawn(Request({1}, 100), 3);
+  slow_request.unread_tokens_max = 4;
+  Call slow(slow_request);
+  Call other(Request({2}, 50));
+  ASSERT_THAT(scheduler.Submit(slow.generation()), IsOk());
+  ASSERT_THAT(scheduler.Submit(other.generation()), IsOk());
+
+  EXPECT_EQ(other.ReadAll().token_ids.size(), 50U);
+  EXPECT_EQ(scheduler.Stats().generated_tokens, 3 * 4 + 50);
+
+  for (const OutputPiece& choice : slow.ReadChoices()) EXPECT_EQ(choice.token_ids.size(), 100U);
+}
+
 TEST(SchedulerLimitsTest, ASlowReaderGivesItsMemoryToThoseThatGoOn) {
   TinyLm model;
   model.kv_tokens = 60;
@@ -121,10 +137,14 @@ TEST(SchedulerLimitsTest, ACancelledSlowReaderEnds) {
 // deadline passes.
 enum class EarlyEnd { kCancelled, kDisconnected, kDeadline };
 
-void ExpectStateFreedWithinOneStep(EarlyEnd kind, int64_t moment) {
+void ExpectStateFreedWithinOneStep(EarlyEnd kind, int64_t moment, const Sampling& sampling) {
   constexpr int64_t kMarker = 60;  // begins the prompt of the one that ends early
   FakeClock clock;
-  GenerationRequest request = Request(std::vector<int64_t>(100, kMarker), 1'000);
+  // It goes on, and at last pauses, until the end comes, however late that is.
+  GenerationRequest request = Request(std::vector<int64_t>(100, kMarker), 0);
+  request.sampling = sampling;
+  request.sampling.max_tokens = 1'000'000;
+  request.unread_tokens_max = 10'000;
   if (kind == EarlyEnd::kDeadline) {
     request.deadline = clock.Steady() + std::chrono::seconds(moment);
   }
@@ -133,6 +153,7 @@ void ExpectStateFreedWithinOneStep(EarlyEnd kind, int64_t moment) {
   std::atomic<int64_t> steps = 0;
   std::atomic<int64_t> last_step_with_it = 0;
   TinyLm model;
+  model.kv_tokens = 10'000'000;
   model.on_forward = [&](const std::vector<Segment>& segments) {
     clock.Advance(std::chrono::seconds(1));
     ++steps;
@@ -172,14 +193,26 @@ void ExpectStateFreedWithinOneStep(EarlyEnd kind, int64_t moment) {
 }
 
 // The first 13 steps read the prompt.
-TEST(SchedulerLimitsTest, AnEarlyEndAtAnyMomentFreesTheStateWithinOneStep) {
+void ExpectStatesFreedAtAnyMoment(const Sampling& sampling) {
   std::mt19937 random(7);
   for (int i = 0; i < 100; ++i) {
     const auto kind = static_cast<EarlyEnd>(i % 3);
     const auto moment = static_cast<int64_t>(1 + random() % 60);
     SCOPED_TRACE(testing::Message() << "end " << i % 3 << " at step " << moment);
-    ExpectStateFreedWithinOneStep(kind, moment);
+    ExpectStateFreedWithinOneStep(kind, moment, sampling);
   }
+}
+
+TEST(SchedulerLimitsTest, AnEarlyEndAtAnyMomentFreesTheStateWithinOneStep) {
+  ExpectStatesFreedAtAnyMoment({});
+}
+
+TEST(SchedulerLimitsTest, AnEarlyEndOfManyChoicesFreesAllTheirStatesWithinOneStep) {
+  ExpectStatesFreedAtAnyMoment({.greedy = false, .seed = 5, .n = 5, .best_of = 5});
+}
+
+TEST(SchedulerLimitsTest, AnEarlyEndOfABeamSearchFreesAllItsStatesWithinOneStep) {
+  ExpectStatesFreedAtAnyMoment({.n = 2, .best_of = 2, .num_beams = 4});
 }
 
 TEST(SchedulerLimitsTest, AFullQueueRefuses) {

@@ -208,9 +208,11 @@ TEST(SchedulerTest, TextThatWasNotCertainComesOutAtTheEnd) {
   TinyLm model;
   Scheduler scheduler({}, model, Clock::Real());
   GenerationRequest request = Request({4, 5}, 3);
-  request.token_text = [tokens = 0](std::optional<int64_t> id) mutable -> std::string {
-    if (!id) return tokens % 2 == 0 ? "" : "\uFFFD";
-    return ++tokens % 2 == 0 ? "\u20ac" : "";
+  request.new_token_text = [] {
+    return [tokens = 0](std::optional<int64_t> id) mutable -> std::string {
+      if (!id) return tokens % 2 == 0 ? "" : "\uFFFD";
+      return ++tokens % 2 == 0 ? "\u20ac" : "";
+    };
   };
   Call call(request);
   ASSERT_THAT(scheduler.Submit(call.generation()), IsOk());
@@ -320,6 +322,8 @@ TEST(SchedulerTest, CountsTokensAndTimes) {
   EXPECT_EQ(stats.steps, 6);  // three for the prompt, the last of which gives a token
   EXPECT_EQ(stats.prompt_tokens, 25);
   EXPECT_EQ(stats.generated_tokens, 4);
+  EXPECT_EQ(stats.queue.sum, 0);
+  EXPECT_EQ(stats.queue.counts[0], 1);
   EXPECT_NEAR(stats.time_to_first_token.sum, 0.09, 1e-9);
   EXPECT_NEAR(stats.inter_token.sum, 0.09, 1e-9);
   EXPECT_EQ(out.end->usage.queue_seconds, 0);

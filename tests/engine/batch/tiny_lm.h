@@ -19,7 +19,7 @@
 namespace modeld {
 
 // The likeliest next token follows from all tokens before it, so that a state which lost or mixed
-// up one shows. Memory is a pool of tokens.
+// up one shows. Memory is a pool of tokens; forks share what both have.
 class TinyLm final : public CausalLm {
  public:
   static constexpr int64_t kVocab = 61;
@@ -27,14 +27,17 @@ class TinyLm final : public CausalLm {
   class State final : public SequenceState {
    public:
     explicit State(TinyLm& model) : model_(model) {}
-    ~State() override { model_.used_ -= reserved_; }
     int64_t length() const override { return std::ssize(tokens); }
     bool Reserve(int64_t length) override {
       const int64_t more = std::max<int64_t>(length - reserved_, 0);
       if (model_.used_ + more > model_.kv_tokens) return false;
       model_.used_ += more;
       reserved_ += more;
+      memory_.emplace_back(nullptr, [&model = model_, more](void*) { model.used_ -= more; });
       return true;
+    }
+    std::unique_ptr<SequenceState> Fork() const override {
+      return model_.has_memory_for_forks ? std::make_unique<State>(*this) : nullptr;
     }
 
     std::vector<int64_t> tokens;
@@ -42,6 +45,7 @@ class TinyLm final : public CausalLm {
    private:
     TinyLm& model_;
     int64_t reserved_ = 0;
+    std::vector<std::shared_ptr<void>> memory_;
   };
 
   static int64_t NextToken(const std::vector<int64_t>& tokens) {
@@ -65,18 +69,26 @@ class TinyLm final : public CausalLm {
     std::vector<at::Tensor> rows;
     for (const Segment& segment : segments) {
       auto& tokens = static_cast<State*>(segment.state)->tokens;
-      tokens.insert(tokens.end(), segment.token_ids.begin(), segment.token_ids.end());
-      if (!segment.wants_logits) continue;
-      at::Tensor row = at::zeros({kVocab}, at::kFloat);
-      row[NextToken(tokens)] = 2.0F;
-      if (segment.token_ids.back() == nan_after) row[0] = NAN;
-      rows.push_back(row);
+      for (size_t i = 0; i < segment.token_ids.size(); ++i) {
+        tokens.push_back(segment.token_ids[i]);
+        const bool wants_last = segment.wants_logits && i + 1 == segment.token_ids.size();
+        if (wants_last || segment.wants_all_logits) rows.push_back(RowAfter(tokens));
+      }
     }
-    return rows.empty() ? at::zeros({0, kVocab}, at::kFloat) : at::stack(rows);
+    return rows.empty() ? at::zeros({0, vocab}, at::kFloat) : at::stack(rows);
+  }
+
+  // 2 for the next token, 0 for the others, unless the test has its own.
+  at::Tensor RowAfter(const std::vector<int64_t>& tokens) const {
+    if (row_after) return at::tensor(row_after(tokens));
+    at::Tensor row = at::zeros({kVocab}, at::kFloat);
+    row[NextToken(tokens)] = 2.0F;
+    if (tokens.back() == nan_after) row[0] = NAN;
+    return row;
   }
 
   std::unique_ptr<SequenceState> NewSequence() override { return std::make_unique<State>(*this); }
-  int64_t vocab_size() const override { return kVocab; }
+  int64_t vocab_size() const override { return vocab; }
   int64_t max_context() const override { return 10'000; }
   int64_t kv_tokens_total() const override { return kv_tokens; }
   int64_t kv_tokens_free() const override { return kv_tokens - used_; }
@@ -85,6 +97,9 @@ class TinyLm final : public CausalLm {
   std::function<void(const std::vector<Segment>&)> on_forward;
   int64_t kv_tokens = 100'000;
   int64_t nan_after = -1;  // logits that follow this token are broken
+  bool has_memory_for_forks = true;
+  int64_t vocab = kVocab;
+  std::function<std::vector<float>(const std::vector<int64_t>&)> row_after;
 
  private:
   int64_t used_ = 0;
@@ -107,17 +122,26 @@ class Call {
     }
   }
 
-  // Reads to the end.
-  OutputPiece ReadAll() {
-    OutputPiece all;
-    while (!all.end) {
+  // Reads to the end: what came of each choice, and in the last end the usage of all.
+  std::vector<OutputPiece> ReadChoices() {
+    std::vector<OutputPiece> choices(generation_->request().sampling.n);
+    while (true) {
       OutputPiece piece = ReadSome();
+      OutputPiece& all = choices.at(piece.choice);
+      all.choice = piece.choice;
       all.text += piece.text;
       all.token_ids.insert(all.token_ids.end(), piece.token_ids.begin(), piece.token_ids.end());
-      all.end = std::move(piece.end);
+      all.logprobs.insert(all.logprobs.end(), piece.logprobs.begin(), piece.logprobs.end());
+      all.prompt_logprobs.insert(all.prompt_logprobs.end(), piece.prompt_logprobs.begin(),
+                                 piece.prompt_logprobs.end());
+      if (piece.end) all.end = std::move(piece.end);
+      all.last = piece.last;
+      if (piece.last) return choices;
     }
-    return all;
   }
+
+  // That of the only choice, or of the first.
+  OutputPiece ReadAll() { return ReadChoices().front(); }
 
  private:
   const std::shared_ptr<Wakeup> bell_ = std::make_shared<Wakeup>();
@@ -129,10 +153,21 @@ inline GenerationRequest Request(std::vector<int64_t> prompt, int64_t max_tokens
   GenerationRequest request{.method = "Generate"};
   request.prompt = std::move(prompt);
   request.sampling.max_tokens = max_tokens;
-  request.token_text = [](std::optional<int64_t> id) {
-    return id ? "<" + std::to_string(*id) + ">" : std::string();
+  request.new_token_text = [] {
+    return [](std::optional<int64_t> id) {
+      return id ? "<" + std::to_string(*id) + ">" : std::string();
+    };
   };
   request.unread_tokens_max = 100'000;
+  return request;
+}
+
+// `request` with `n` choices that are drawn.
+inline GenerationRequest Drawn(GenerationRequest request, int n) {
+  request.sampling.greedy = false;
+  request.sampling.seed = 42;
+  request.sampling.n = n;
+  request.sampling.best_of = n;
   return request;
 }
 

@@ -100,6 +100,8 @@ EngineProcess::EngineProcess(const std::vector<std::string>& environment) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // As the daemon has it: what a stream receives ahead of its reader does not grow with its rate.
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetMaxReceiveMessageSize(64 << 20);
   channel_ =
       grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(), arguments);
@@ -120,7 +122,8 @@ int EngineProcess::Wait() {
   return WaitFor(std::exchange(pid_, -1));
 }
 
-EngineProcess::LoadResult EngineProcess::Load(const std::string& name) {
+EngineProcess::LoadResult EngineProcess::Load(const std::string& name,
+                                              const modeld::engine::v1::RequestLimits& limits) {
   modeld::engine::v1::LoadRequest request;
   request.set_model_name(name);
   request.set_snapshot_path(std::string(MODELD_TEST_MODELS) + "/" + name);
@@ -128,6 +131,7 @@ EngineProcess::LoadResult EngineProcess::Load(const std::string& name) {
   request.set_device_map("cpu");
   (*request.mutable_budget_bytes())["cpu"] = int64_t{1} << 30;
   request.set_threads(1);
+  *request.mutable_limits() = limits;
   grpc::ClientContext context;
   const auto reader = engine_->Load(&context, request);
   LoadResult result;

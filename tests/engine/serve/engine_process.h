@@ -44,12 +44,13 @@ class EngineProcess {
   // Waits for the process; its exit status, or -1.
   int Wait();
 
-  // Loads tests/data/models/NAME in float32 on the CPU. Every message, and how the call ended.
+  // Loads tests/data/models/NAME in float32 on the CPU; `limits` that are 0 have their defaults.
+  // Every message, and how the call ended.
   struct LoadResult {
     std::vector<modeld::engine::v1::LoadResponse> messages;
     absl::Status status;
   };
-  LoadResult Load(const std::string& name);
+  LoadResult Load(const std::string& name, const modeld::engine::v1::RequestLimits& limits = {});
 
   // Reads a whole stream into one message.
   struct Answer {

@@ -21,6 +21,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::Each;
 using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
 using ::testing::Not;
 
 class InferenceServiceTest : public ::testing::Test {
@@ -108,6 +109,98 @@ TEST_F(InferenceServiceTest, LogprobsComeWithEachToken) {
     EXPECT_LE(position.top(1).logprob(), position.top(0).logprob());
     EXPECT_LT(position.chosen().logprob(), 0);
   }
+}
+
+TEST_F(InferenceServiceTest, LogprobsOfThePromptAreThoseThatItsTokensHadWhenTheyWereGenerated) {
+  modeld::v1::GenerateRequest request = Request({73, 5, 38}, 100);
+  request.mutable_sampling()->set_logprobs(2);
+  const EngineProcess::Answer generated = engine_->Generate(request);
+  ASSERT_THAT(generated.status, IsOk());
+  request.mutable_token_ids()->MergeFrom(generated.all.token_ids());
+  request.mutable_sampling()->set_max_tokens(0);
+  request.mutable_sampling()->clear_logprobs();
+  request.mutable_sampling()->set_prompt_logprobs(2);
+
+  const EngineProcess::Answer scored = engine_->Generate(request);
+
+  ASSERT_THAT(scored.status, IsOk());
+  EXPECT_EQ(scored.all.finish_reason(), modeld::v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(scored.all.token_ids_size(), 0);
+  ASSERT_EQ(scored.all.prompt_logprobs_size(), 102);
+  for (int i = 0; i < 100; ++i) {
+    const modeld::v1::TokenLogprobs& expected = generated.all.logprobs(i);
+    const modeld::v1::TokenLogprobs& position = scored.all.prompt_logprobs(i + 2);
+    EXPECT_EQ(position.chosen().token_id(), expected.chosen().token_id());
+    EXPECT_EQ(position.chosen().token(), expected.chosen().token());
+    EXPECT_NEAR(position.chosen().logprob(), expected.chosen().logprob(), 1e-4);
+    ASSERT_EQ(position.top_size(), 2);
+    EXPECT_NEAR(position.top(1).logprob(), expected.top(1).logprob(), 1e-4);
+  }
+}
+
+TEST_F(InferenceServiceTest, NoNewTokensAreOnlyOfUseWithWhatIsSaidOfThePrompt) {
+  EXPECT_THAT(engine_->Generate(Request({1}, 0)).status, NamesField("sampling.max_tokens"));
+}
+
+TEST_F(InferenceServiceTest, EachChoiceHasItsIndexItsOwnTextAndTheEcho) {
+  modeld::v1::GenerateRequest request;
+  request.set_prompt("hello there");
+  request.set_echo(true);
+  request.mutable_sampling()->set_max_tokens(40);
+  request.mutable_sampling()->set_ignore_eos(true);
+  request.mutable_sampling()->set_temperature(1);
+  request.mutable_sampling()->set_seed(5);
+  request.mutable_sampling()->set_n(3);
+  std::vector<modeld::v1::GenerateResponse> choices(3);
+  std::vector<std::string> texts(3);
+  std::vector<modeld::v1::GenerateResponse> messages;
+  grpc::ClientContext context;
+
+  const auto stream = engine_->inference().Generate(&context, request);
+  for (modeld::v1::GenerateResponse message; stream->Read(&message);) {
+    ASSERT_LT(message.index(), 3);
+    choices[message.index()].MergeFrom(message);
+    texts[message.index()] += message.text();
+    messages.push_back(message);
+  }
+  ASSERT_TRUE(stream->Finish().ok());
+
+  EXPECT_GT(messages.front().prompt_token_ids_size(), 0);
+  for (const auto& choice : choices) {
+    EXPECT_EQ(choice.finish_reason(), modeld::v1::FINISH_REASON_LENGTH);
+    EXPECT_EQ(choice.token_ids_size(), 40);
+    EXPECT_TRUE(texts[choice.index()].starts_with("hello there")) << texts[choice.index()];
+    EXPECT_NE(texts[choice.index()], texts[(choice.index() + 1) % 3]);
+  }
+  for (size_t i = 0; i < messages.size(); ++i) {
+    EXPECT_EQ(messages[i].has_usage(), i + 1 == messages.size());
+  }
+  EXPECT_EQ(messages.back().usage().prompt_tokens(), messages.front().prompt_token_ids_size());
+  EXPECT_EQ(messages.back().usage().generated_tokens(), 3 * 40);
+}
+
+TEST_F(InferenceServiceTest, BeamSearchAnswersItsBestTextsInOrder) {
+  modeld::v1::GenerateRequest request = Request({5, 38, 193}, 12);
+  request.mutable_sampling()->set_num_beams(4);
+  request.mutable_sampling()->set_n(2);
+  request.mutable_sampling()->set_logprobs(0);
+  std::vector<modeld::v1::GenerateResponse> choices;
+  grpc::ClientContext context;
+
+  const auto stream = engine_->inference().Generate(&context, request);
+  for (modeld::v1::GenerateResponse message; stream->Read(&message);) choices.push_back(message);
+  ASSERT_TRUE(stream->Finish().ok());
+
+  ASSERT_EQ(choices.size(), 2U);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(choices[i].index(), i);
+    ASSERT_EQ(choices[i].logprobs_size(), 12);
+    double sum = 0;
+    for (const auto& position : choices[i].logprobs()) sum += position.chosen().logprob();
+    EXPECT_NEAR(choices[i].score(), sum / 12, 1e-5);
+  }
+  EXPECT_GE(choices[0].score(), choices[1].score());
+  EXPECT_EQ(choices[1].usage().generated_tokens(), 4 * 12);
 }
 
 TEST_F(InferenceServiceTest, ChatContinuesThePromptOfApplyChatTemplate) {
@@ -225,6 +318,28 @@ TEST_F(InferenceServiceTest, WhatExceedsTheContextIsRefused) {
   EXPECT_THAT(engine_->Generate(huge).status, HasReasonOf(Reason::kContextLengthExceeded));
 }
 
+// 1,900 messages of a token would be about 1 MB; what is on the way to a reader that does not come
+// is one window of HTTP/2, one message and what the generation keeps before it pauses.
+TEST_F(InferenceServiceTest, AClientThatDoesNotReadCostsBoundedMemoryAndNobodyElseWaits) {
+  modeld::v1::GenerateRequest unread = Request({73}, 1900);
+  unread.mutable_sampling()->set_logprobs(20);
+  const int64_t before = engine_->StatsNow().generated_tokens_total();
+  grpc::ClientContext context;
+  const auto stream = engine_->inference().Generate(&context, unread);
+
+  const EngineProcess::Answer other = engine_->Generate(Request({5}, 1900));
+
+  ASSERT_THAT(other.status, IsOk());
+  const int64_t made = engine_->StatsNow().generated_tokens_total() - before - 1900;
+  EXPECT_LT(made, 1200);
+  int64_t read = 0;
+  for (modeld::v1::GenerateResponse message; stream->Read(&message);) {
+    read += message.token_ids_size();
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(read, 1900);
+}
+
 TEST_F(InferenceServiceTest, BadMessagesAreNamed) {
   EXPECT_THAT(engine_->Chat({}).status, NamesField("messages"));
 
@@ -281,6 +396,37 @@ TEST_F(InferenceServiceTest, ADeadlineEndsTheCall) {
   }
 
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+}
+
+TEST(InferenceLimitsTest, WhatIsAboveALimitIsRefusedWithBothFiguresAndTheLimitsName) {
+  EngineProcess engine;
+  modeld::engine::v1::RequestLimits limits;
+  limits.set_prompt_bytes_max(100);
+  limits.set_choices_max(2);
+  limits.set_stop_max(1);
+  ASSERT_THAT(engine.Load("tiny-llama", limits).status, IsOk());
+  modeld::v1::GenerateRequest prompt;
+  prompt.set_prompt(std::string(101, 'a'));
+  modeld::v1::ChatRequest chat;
+  chat.add_messages()->set_content(std::string(101, 'a'));
+  modeld::v1::GenerateRequest choices;
+  choices.add_token_ids(1);
+  choices.mutable_sampling()->set_n(3);
+  modeld::v1::GenerateRequest stops;
+  stops.add_token_ids(1);
+  for (const char* stop : {"a", "b"}) stops.mutable_sampling()->add_stop(stop);
+
+  const auto message = [](const EngineProcess::Answer& answer) {
+    return std::string(answer.status.message());
+  };
+  EXPECT_THAT(message(engine.Generate(prompt)),
+              HasSubstr("has 101 bytes, at most 100 are allowed (limits.prompt_bytes_max)"));
+  EXPECT_THAT(engine.Generate(prompt).status, NamesField("prompt"));
+  EXPECT_THAT(engine.Chat(chat).status, NamesField("messages"));
+  EXPECT_THAT(message(engine.Generate(choices)),
+              HasSubstr("3 is not between 1 and 2 (limits.choices_max)"));
+  EXPECT_THAT(message(engine.Generate(stops)),
+              HasSubstr("has 2 entries, at most 1 are allowed (limits.stop_max)"));
 }
 
 TEST(InferenceBeforeLoadTest, EveryMethodSaysThatNoModelIsReady) {
