@@ -92,7 +92,8 @@ Engines::Options EngineOptions(const Config& config) {
           .node_name = config.node.name,
           .threads = config.engine.threads,
           .cpu_memory_bytes = config.devices.cpu_memory_bytes,
-          .requests_waiting_max = config.engine.requests_waiting_max};
+          .requests_waiting_max = config.engine.requests_waiting_max,
+          .limits = config.limits};
 }
 
 DownloadPool::Options PoolOptions(const Config& config) {

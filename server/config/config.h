@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/core/cache_location.h"
+#include "server/core/request_limits.h"
 
 namespace modeld {
 
@@ -68,6 +69,7 @@ struct Config {
   Hub hub;
   Download download;
   Engine engine;
+  RequestLimits limits;
   Devices devices;
   Log log;
 

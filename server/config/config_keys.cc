@@ -173,6 +173,29 @@ void AddWorkKeys(std::vector<ConfigKey>& keys) {
                   {"debug", "info", "warning", "error"}});
 }
 
+void AddLimitKeys(std::vector<ConfigKey>& keys) {
+  using Limits = RequestLimits;
+  keys.push_back({"limits", "prompt_bytes_max", At<&Config::limits, &Limits::prompt_bytes_max>,
+                  "Bytes of a text that is tokenized, and of a conversation.", 1, 64 << 20});
+  keys.push_back({"limits", "choices_max", At<&Config::limits, &Limits::choices_max>,
+                  "Choices that one request may have generated, or beams (n, best_of, num_beams).",
+                  1, 1024});
+  keys.push_back({"limits", "stop_max", At<&Config::limits, &Limits::stop_max>,
+                  "Stop strings of a request, and again as many stop tokens.", 1, 1024});
+  keys.push_back({"limits", "stop_bytes_max", At<&Config::limits, &Limits::stop_bytes_max>,
+                  "Bytes of a stop string, a bad word or a breaker of DRY.", 1, 100'000});
+  keys.push_back({"limits", "logprobs_max", At<&Config::limits, &Limits::logprobs_max>,
+                  "Alternatives that a request may ask for with each token (logprobs, "
+                  "prompt_logprobs).",
+                  1, 1000});
+  keys.push_back({"limits", "logit_bias_max", At<&Config::limits, &Limits::logit_bias_max>,
+                  "Entries of logit_bias.", 1, 1'000'000});
+  keys.push_back({"limits", "bad_words_max", At<&Config::limits, &Limits::bad_words_max>,
+                  "Entries of bad_words.", 1, 100'000});
+  keys.push_back({"limits", "dry_breakers_max", At<&Config::limits, &Limits::dry_breakers_max>,
+                  "Entries of dry_sequence_breakers.", 1, 10'000});
+}
+
 }  // namespace
 
 ConfigType ConfigKey::type() const {
@@ -210,6 +233,7 @@ std::vector<ConfigKey> AllConfigKeys() {
   AddServerKeys(keys);
   AddStorageKeys(keys);
   AddWorkKeys(keys);
+  AddLimitKeys(keys);
   return keys;
 }
 

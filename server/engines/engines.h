@@ -16,6 +16,7 @@
 #include "server/base/clock.h"
 #include "server/core/inspection.h"
 #include "server/core/model.h"
+#include "server/core/request_limits.h"
 #include "server/metrics/metrics.h"
 
 namespace grpc {
@@ -83,6 +84,7 @@ class Engines {
     int64_t threads = 0;     // of each engine; 0: one for each core
     int64_t cpu_memory_bytes = 0;  // budget of the device cpu
     int64_t requests_waiting_max = 512;
+    RequestLimits limits;
     std::string nvml_library = "libnvidia-ml.so.1";  // dlopen; no such library: no GPU
   };
   // An instance appeared, changed its state or its figures, or is gone (then `error` says why, OK

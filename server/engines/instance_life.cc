@@ -12,6 +12,7 @@
 #include "server/engines/engine_client.h"
 #include "server/engines/engines_rep.h"
 #include "server/engines/stats_metrics.h"
+#include "server/wire/convert.h"
 
 namespace modeld {
 namespace {
@@ -35,7 +36,7 @@ void FillMemory(const google::protobuf::RepeatedPtrField<enginepb::DeviceMemory>
   }
 }
 
-enginepb::LoadRequest RequestOf(const EngineLoad& load, int64_t threads) {
+enginepb::LoadRequest RequestOf(const EngineLoad& load, const Engines::Options& options) {
   enginepb::LoadRequest request;
   request.set_model_name(load.model_name);
   request.set_snapshot_path(load.snapshot_path);
@@ -51,7 +52,8 @@ enginepb::LoadRequest RequestOf(const EngineLoad& load, int64_t threads) {
   request.mutable_budget_bytes()->insert(load.placement.budget_bytes.begin(),
                                          load.placement.budget_bytes.end());
   request.set_trust_remote_code(load.trust_remote_code);
-  request.set_threads(static_cast<int32_t>(threads));
+  request.set_threads(static_cast<int32_t>(options.threads));
+  *request.mutable_limits() = ToProto(options.limits);
   return request;
 }
 
@@ -120,7 +122,7 @@ absl::Status Engines::Rep::Start(const EngineLoad& load, const InstancePtr& inst
   EngineClient client(instance->channel);
   const auto left = begin + load.timeout - std::chrono::steady_clock::now();
   const auto ready =
-      client.Load(RequestOf(load, options.threads),
+      client.Load(RequestOf(load, options),
                   std::chrono::system_clock::now() + std::chrono::duration_cast<milliseconds>(left),
                   on_progress, stop);
   if (!ready.ok()) {

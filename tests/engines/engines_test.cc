@@ -212,8 +212,10 @@ TEST_F(EnginesTest, LoadReportsItsProgress) {
   EXPECT_THAT(done, ElementsAre(100, 200, 300, 400, 400));
 }
 
-TEST_F(EnginesTest, EngineGetsWhatThePlacementSays) {
+TEST_F(EnginesTest, EngineGetsWhatThePlacementSaysAndTheLimitsOfRequests) {
   const std::string report = dir_.path() + "/report.json";
+  options_.limits.stop_max = 3;
+  Restart();
   ASSERT_THAT(Load("m", {{"report", report}}), IsOk());
 
   const json said = json::parse(*ReadFile(report));
@@ -222,6 +224,7 @@ TEST_F(EnginesTest, EngineGetsWhatThePlacementSays) {
   EXPECT_EQ(said["load"]["max_context"], 512);
   EXPECT_EQ(said["load"]["dtype"], "bfloat16");
   EXPECT_EQ(said["load"]["snapshot_path"], dir_.path() + "/m");
+  EXPECT_EQ(said["load"]["stop_max"], 3);
 }
 
 TEST_F(EnginesTest, EngineSeesNoSecretAndInheritsNoDescriptor) {

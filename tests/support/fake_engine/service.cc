@@ -77,6 +77,7 @@ absl::Status WriteReport(const std::string& path, const enginepb::LoadRequest& r
         {"dtype", request.dtype()},
         {"max_context", request.max_context()},
         {"threads", request.threads()},
+        {"stop_max", request.limits().stop_max()},
         {"budget_bytes", std::map<std::string, int64_t>(request.budget_bytes().begin(),
                                                         request.budget_bytes().end())}}}};
   return WriteFileAtomically(path, report.dump());
