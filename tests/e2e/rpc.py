@@ -54,6 +54,8 @@ class Client:
             ("grpc.max_receive_message_length", MESSAGE_MAX),
             ("grpc.max_send_message_length", MESSAGE_MAX),
             ("grpc.use_local_subchannel_pool", 1),
+            # What a stream receives ahead of its reader does not grow with its rate.
+            ("grpc.http2.bdp_probe", 0),
         ]
         self.channel = grpc.insecure_channel(address, options=options)
         self.reflection = ProtoReflectionDescriptorDatabase(self.channel)

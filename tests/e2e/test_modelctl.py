@@ -92,6 +92,20 @@ def test_generate_sends_every_kind_of_sampling_option(ctl):
     assert ids == [17] * 4
 
 
+def test_generate_prints_each_of_several_answers_as_a_whole_under_its_number(ctl):
+    options = ["--n", "3", "--temperature", "1", "--seed", "3", "--max-tokens", "6", "--ignore-eos", "--echo"]
+    code, out, err = ctl("generate", "tiny", "hello", *options, output="json")
+    assert code == DONE, err
+    texts = ["", "", ""]
+    for message in map(json.loads, out.splitlines()):
+        texts[message.get("index", 0)] += message.get("text", "")
+    assert len(set(texts)) == 3 and all(text.startswith("hello") for text in texts)
+    code, out, _ = ctl("generate", "tiny", "hello", *options)
+    assert code == DONE
+    for index, text in enumerate(texts):
+        assert f"[{index}] {text}" in out
+
+
 def test_run_asks_once_with_a_prompt(ctl):
     code, out, err = ctl("run", "tiny", "hello", "--max-tokens", "4")
     assert code == DONE, err
