@@ -236,7 +236,9 @@ def randomise(model, seed):
                 parameter.copy_(embedding * noise)
                 if is_moe and "lm_head" not in name:
                     parameter[:, 0] = 2 * embedding
-            elif name.endswith(("mlp.gate.weight", "mlp.router.weight")):
+            elif name.endswith(
+                ("mlp.gate.weight", "mlp.router.weight", "moe.router.weight", "router.proj.weight")
+            ):
                 # Mostly by the coordinate that all tokens share, so that few choices are close.
                 noise[:, 0] *= 8
                 parameter.copy_(noise * layer / parameter.shape[-1] ** 0.5)
@@ -247,6 +249,8 @@ def randomise(model, seed):
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
+            elif name.endswith("layer_scalar"):
+                buffer.copy_(1 + 0.1 * torch.randn(buffer.shape, generator=generator))
 
 
 def save_weights(model, folder, dtype, shards):

@@ -34,23 +34,25 @@ at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& option
   const auto dtype = rows.query.scalar_type();
   const bool has_kernel = rows.query.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16);
   if (!has_kernel) return AttendPagedByOperators(rows, options, pass);
-  const QueryKeyValue dense = {rows.query.contiguous(), rows.key.contiguous(),
-                               rows.value.contiguous()};
+  const at::Tensor query = rows.query.contiguous();
+  const KvShape& shape = pass.kv.options().layers[options.layer];
   const KvLayer cache = {
       .keys = pass.kv.keys(options.layer).data_ptr(),
       .values = pass.kv.values(options.layer).data_ptr(),
-      .kv_heads = dense.key.size(1),
-      .head_dim = dense.key.size(2),
-      .value_dim = dense.value.size(2),
+      .kv_heads = shape.heads,
+      .head_dim = shape.key_dim,
+      .value_dim = shape.value_dim,
       .dtype = dtype == at::kFloat ? KernelDtype::kFloat32 : KernelDtype::kBFloat16,
   };
-  StoreKeysAndValues(cache, dense.key.data_ptr(), dense.value.data_ptr(), pass.segments);
-  at::Tensor out =
-      at::empty({dense.query.size(0), dense.query.size(1), cache.value_dim}, dense.query.options());
+  if (rows.key.defined()) {
+    StoreKeysAndValues(cache, rows.key.contiguous().data_ptr(), rows.value.contiguous().data_ptr(),
+                       pass.segments);
+  }
+  at::Tensor out = at::empty({query.size(0), query.size(1), cache.value_dim}, query.options());
   PagedAttention({.layer = cache,
-                  .query = dense.query.data_ptr(),
+                  .query = query.data_ptr(),
                   .out = out.data_ptr(),
-                  .heads = dense.query.size(1),
+                  .heads = query.size(1),
                   .scale = static_cast<float>(options.scale),
                   .segments = pass.segments,
                   .softcap = static_cast<float>(options.softcap),
@@ -63,18 +65,21 @@ at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& option
 at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, const AttentionOptions& options,
                                   const Pass& pass) {
   const at::Device device = rows.query.device();
-  const int64_t group = rows.query.size(1) / rows.key.size(1);
+  const KvShape& shape = pass.kv.options().layers[options.layer];
+  const int64_t group = rows.query.size(1) / shape.heads;
   at::Tensor keys = pass.kv.keys(options.layer);
-  at::Tensor values = pass.kv.values(options.layer).narrow(3, 0, rows.value.size(2));
+  at::Tensor values = pass.kv.values(options.layer).narrow(3, 0, shape.value_dim);
   std::vector<at::Tensor> outs;
   for (const KvRows& segment : pass.segments) {
     const auto [blocks, slots] = PlacesOf(segment, device);
     const auto mine = [&](const at::Tensor& x) {
       return x.narrow(0, segment.first_row, segment.rows);
     };
-    // Indexed dimensions with a slice between them come first: [rows, kv_heads, head_dim].
-    keys.permute({0, 3, 1, 2}).index_put_({blocks, slots}, mine(rows.key));
-    values.permute({0, 2, 1, 3}).index_put_({blocks, slots}, mine(rows.value));
+    if (rows.key.defined()) {
+      // Indexed dimensions with a slice between them come first: [rows, kv_heads, head_dim].
+      keys.permute({0, 3, 1, 2}).index_put_({blocks, slots}, mine(rows.key));
+      values.permute({0, 2, 1, 3}).index_put_({blocks, slots}, mine(rows.value));
+    }
 
     const int64_t tokens = segment.past + segment.rows;
     const std::vector<int64_t> all(segment.blocks.begin(), segment.blocks.end());

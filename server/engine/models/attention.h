@@ -11,8 +11,8 @@ namespace modeld {
 
 struct QueryKeyValue {
   at::Tensor query;  // [rows, heads, head_dim]
-  at::Tensor key;    // [rows, kv_heads, head_dim]
-  at::Tensor value;  // [rows, kv_heads, value_dim]
+  at::Tensor key;    // [rows, kv_heads, head_dim]; undefined where the cache has them already
+  at::Tensor value;  // [rows, kv_heads, value_dim]; with key
 };
 
 // How one layer attends; see AttentionCall.
@@ -24,8 +24,8 @@ struct AttentionOptions {
   at::Tensor sinks;  // float32 [heads], or undefined
 };
 
-// Stores the keys and values of all rows in the cache and attends to everything each row may see.
-// Returns [rows, heads, value_dim].
+// Stores the keys and values of all rows, if there are any, in the cache and attends to everything
+// each row may see. Returns [rows, heads, value_dim].
 at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& options,
                        const Pass& pass);
 

@@ -50,6 +50,11 @@ at::Tensor Norm::operator()(const at::Tensor& x) const {
   return (exact * scale * weight_).to(x.scalar_type());
 }
 
+at::Tensor RmsNormalized(const at::Tensor& x, double eps) {
+  const at::Tensor exact = x.to(at::kFloat);
+  return (exact * at::rsqrt(exact.square().mean({-1}, /*keepdim=*/true) + eps)).to(x.scalar_type());
+}
+
 at::Tensor Activate(Activation activation, const at::Tensor& x) {
   switch (activation) {
     case Activation::kSilu:
@@ -72,8 +77,9 @@ Mlp::Mlp(const TensorSource& source, const std::string& prefix, const Architectu
   };
   if (fused) {
     const Linear both = read("gate_up_proj");
-    gate_ = both.Outputs(0, config.intermediate_size);
-    up_ = both.Outputs(config.intermediate_size, config.intermediate_size);
+    const int64_t inner = both.outputs() / 2;
+    gate_ = both.Outputs(0, inner);
+    up_ = both.Outputs(inner, inner);
   } else {
     if (gated_) gate_ = read("gate_proj");
     up_ = read("up_proj");

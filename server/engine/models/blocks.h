@@ -24,6 +24,7 @@ class Linear {
          bool transposed = false);
 
   at::Tensor operator()(const at::Tensor& x) const;
+  int64_t outputs() const { return weight_.size(0); }
 
   // The part that makes outputs [begin, begin + count); shares the weight.
   Linear Outputs(int64_t begin, int64_t count) const;
@@ -50,6 +51,9 @@ class Norm {
   at::Tensor bias_;
   double eps_ = 0;
 };
+
+// x / rms in float32, rounded once.
+at::Tensor RmsNormalized(const at::Tensor& x, double eps);
 
 at::Tensor Activate(Activation activation, const at::Tensor& x);
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "server/base/status.h"
 
@@ -13,6 +14,11 @@ Decoder::Decoder(ModelParts parts, const TensorSource& source)
   const ArchitectureConfig& config = parts_.config;
   if (config.position_embedding) {
     position_embedding_ = source.Get("model.embed_positions.weight");
+  }
+  if (config.layer_input_size > 0) {
+    layer_embedding_ = source.Get("model.embed_layers.weight");
+    layer_inputs_ = Linear(source, "model.layer_inputs", false);
+    layer_inputs_norm_ = Norm(source, "model.layer_inputs_norm", config.norm, config.norm_eps);
   }
   for (const RopeConfig& rope : config.ropes) {
     ropes_.emplace_back(rope, embedding_.device());
@@ -93,6 +99,19 @@ at::Tensor Decoder::Embed(const std::vector<int64_t>& ids,
   return hidden;  // [rows, hidden]
 }
 
+at::Tensor Decoder::LayerInputs(const std::vector<int64_t>& ids, const at::Tensor& hidden) const {
+  const int64_t size = parts_.config.layer_input_size;
+  if (size == 0) return {};
+  const auto by_layer = [&](const at::Tensor& x) { return x.unflatten(1, {-1, size}); };
+  const at::Tensor factor =
+      at::scalar_tensor(std::sqrt(static_cast<double>(size)), hidden.options());
+  const at::Tensor of_token =
+      at::embedding(layer_embedding_, at::tensor(ids, at::kLong).to(hidden.device())) * factor;
+  const double by_hidden = 1 / std::sqrt(static_cast<double>(hidden.size(1)));
+  const at::Tensor of_embedding = layer_inputs_norm_(by_layer(layer_inputs_(hidden) * by_hidden));
+  return (of_embedding + by_layer(of_token)) * std::sqrt(0.5);
+}
+
 at::Tensor Decoder::QueryScale(const std::vector<int64_t>& positions) const {
   const ArchitectureConfig& config = parts_.config;
   if (config.query_scale_beta == 0) return {};
@@ -131,9 +150,15 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
   }
   std::vector<RowGroup> groups;
   if (parts_.states) groups = GroupRows(segments, slots, embedding_.device());
-  const Pass pass = {std::move(turns), QueryScale(positions), std::move(segments), *parts_.kv,
-                     *parts_.threads,  parts_.states.get(),   std::move(groups)};
   at::Tensor hidden = Embed(ids, positions);
+  const Pass pass = {.turns = std::move(turns),
+                     .query_scale = QueryScale(positions),
+                     .segments = std::move(segments),
+                     .kv = *parts_.kv,
+                     .threads = *parts_.threads,
+                     .states = parts_.states.get(),
+                     .groups = std::move(groups),
+                     .layer_inputs = LayerInputs(ids, hidden)};
   for (const DecoderLayer& layer : layers_) hidden = layer.Forward(hidden, pass);
   for (const Piece& piece : pieces) {
     piece.state->Advance(static_cast<int64_t>(piece.token_ids.size()));

@@ -62,6 +62,8 @@ class Decoder final : public CausalLm {
   // The last layer's output of the rows whose logits are wanted; advances the states.
   at::Tensor RunPass(const std::vector<Piece>& pieces);
   at::Tensor Embed(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const;
+  // What each layer gets of a token beside `hidden`, the embeddings; undefined where they get none.
+  at::Tensor LayerInputs(const std::vector<int64_t>& ids, const at::Tensor& hidden) const;
   // 1 + beta * log(1 + floor(position / context)), undefined where the model has no such factor.
   at::Tensor QueryScale(const std::vector<int64_t>& positions) const;
   void WriteLogits(const at::Tensor& hidden, at::Tensor out) const;
@@ -72,6 +74,9 @@ class Decoder final : public CausalLm {
   int64_t long_context_ = 0;
   const at::Tensor embedding_;     // [vocab, hidden]
   at::Tensor position_embedding_;  // [max context, hidden], may be undefined
+  at::Tensor layer_embedding_;     // [layer_input_vocab, layers * layer_input_size]
+  Linear layer_inputs_;
+  Norm layer_inputs_norm_;
   std::vector<Rope> ropes_;
   std::vector<DecoderLayer> layers_;
   Norm final_norm_;

@@ -13,9 +13,13 @@ std::string PrefixOf(int64_t layer) { return absl::StrCat("model.layers.", layer
 
 DecoderLayer::DecoderLayer(const TensorSource& source, const ArchitectureConfig& config,
                            int64_t layer)
-    : placement_(config.norm_placement),
+    : layer_(layer),
+      placement_(config.norm_placement),
       residual_multiplier_(config.residual_multiplier),
-      attention_(MakeTokenMixer(source, PrefixOf(layer), config, layer)) {
+      attention_(MakeTokenMixer(source, PrefixOf(layer), config, layer)),
+      has_both_(config.experts_beside_mlp),
+      has_input_(config.layer_input_size > 0),
+      activation_(config.activation) {
   const std::string prefix = PrefixOf(layer);
   const auto norm = [&](const char* name) {
     return Norm(source, prefix + name, config.norm, config.norm_eps);
@@ -29,18 +33,44 @@ DecoderLayer::DecoderLayer(const TensorSource& source, const ArchitectureConfig&
     attention_after_norm_ = norm("attention_after_norm");
     mlp_after_norm_ = norm("mlp_after_norm");
   }
-  if (config.layers[layer].moe) {
-    experts_.emplace(source, prefix + "mlp.", config);
-  } else {
-    mlp_ = Mlp(source, prefix + "mlp.", config, config.fused_gate_up);
+  const bool has_experts = config.layers[layer].moe;
+  if (has_experts || has_both_) experts_.emplace(source, prefix + "mlp.", config);
+  if (!has_experts) mlp_ = Mlp(source, prefix + "mlp.", config, config.fused_gate_up);
+  if (has_both_) {
+    mlp_only_after_norm_ = norm("mlp_only_after_norm");
+    experts_norm_ = norm("experts_norm");
+    experts_after_norm_ = norm("experts_after_norm");
   }
+  if (has_input_) {
+    input_gate_ = Linear(source, prefix + "layer_input_gate", false);
+    input_projection_ = Linear(source, prefix + "layer_input_projection", false);
+    input_after_norm_ = norm("layer_input_after_norm");
+  }
+  if (config.layer_scalar) scalar_ = source.Get(prefix + "layer_scalar");
 }
 
 at::Tensor DecoderLayer::FeedForward(const at::Tensor& x) const {
   return experts_ ? (*experts_)(x) : mlp_(x);
 }
 
+at::Tensor DecoderLayer::FeedForwardAround(const at::Tensor& x) const {
+  if (!has_both_) return FeedForward(mlp_norm_(x));
+  return mlp_only_after_norm_(mlp_(mlp_norm_(x))) +
+         experts_after_norm_((*experts_)(experts_norm_(x), x));
+}
+
+at::Tensor DecoderLayer::WithOwnInput(const at::Tensor& hidden, const at::Tensor& input) const {
+  const at::Tensor gated = Activate(activation_, input_gate_(hidden)) * input;
+  return hidden + input_after_norm_(input_projection_(gated));
+}
+
 at::Tensor DecoderLayer::Forward(const at::Tensor& hidden, const Pass& pass) const {
+  at::Tensor x = Blocks(hidden, pass);
+  if (has_input_) x = WithOwnInput(x, pass.layer_inputs.select(1, layer_));
+  return scalar_.defined() ? x * scalar_ : x;
+}
+
+at::Tensor DecoderLayer::Blocks(const at::Tensor& hidden, const Pass& pass) const {
   const auto added = [&](const at::Tensor& to, const at::Tensor& x) {
     return residual_multiplier_ == 1 ? to + x : to + x * residual_multiplier_;
   };
@@ -56,7 +86,7 @@ at::Tensor DecoderLayer::Forward(const at::Tensor& hidden, const Pass& pass) con
     case NormPlacement::kAround: {
       const at::Tensor attended = (*attention_)(attention_norm_(hidden), pass);
       const at::Tensor x = added(hidden, attention_after_norm_(attended));
-      return added(x, mlp_after_norm_(FeedForward(mlp_norm_(x))));
+      return added(x, mlp_after_norm_(FeedForwardAround(x)));
     }
     case NormPlacement::kParallel: {
       const at::Tensor x = attention_norm_(hidden);

@@ -23,7 +23,13 @@ class DecoderLayer {
 
  private:
   at::Tensor FeedForward(const at::Tensor& x) const;
+  // Of mlp_norm_(x), and with experts beside it of x.
+  at::Tensor FeedForwardAround(const at::Tensor& x) const;
+  at::Tensor Blocks(const at::Tensor& hidden, const Pass& pass) const;
+  // input: [rows, layer_input_size], the layer's own of each token.
+  at::Tensor WithOwnInput(const at::Tensor& hidden, const at::Tensor& input) const;
 
+  const int64_t layer_;
   const NormPlacement placement_;
   const double residual_multiplier_;
   std::unique_ptr<TokenMixer> attention_;
@@ -31,8 +37,19 @@ class DecoderLayer {
   Norm attention_after_norm_;
   Norm mlp_norm_;
   Norm mlp_after_norm_;
-  Mlp mlp_;  // one of these
+  Mlp mlp_;  // one of these, or both with a norm after each
   std::optional<Moe> experts_;
+  const bool has_both_;
+  Norm mlp_only_after_norm_;
+  Norm experts_norm_;
+  Norm experts_after_norm_;
+  // Of the layer's own input.
+  const bool has_input_;
+  const Activation activation_;
+  Linear input_gate_;
+  Linear input_projection_;
+  Norm input_after_norm_;
+  at::Tensor scalar_;  // [1], may be undefined
 };
 
 }  // namespace modeld

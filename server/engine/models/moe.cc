@@ -2,30 +2,57 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "server/engine/models/mxfp4.h"
 
 namespace modeld {
 
 Moe::Moe(const TensorSource& source, const std::string& prefix, const ArchitectureConfig& config)
-    : options_(config.moe), router_(source.Get(prefix + "router.weight")) {
+    : options_(config.moe),
+      router_(source.Get(prefix + "router.weight")),
+      norm_eps_(config.norm_eps) {
   if (options_.choice_bias) {
     choice_bias_ = source.Get(prefix + "router.e_score_correction_bias").to(at::kFloat);
   }
-  if (options_.fused) {
-    ReadFusedExperts(source, prefix, config);
-    return;
+  if (options_.scaled_router) {
+    input_scale_ = source.Get(prefix + "router.scale");
+    expert_scale_ = source.Get(prefix + "router.per_expert_scale");
   }
-  for (int64_t expert = 0; expert < options_.num_experts; ++expert) {
-    experts_.emplace_back(source, absl::StrCat(prefix, "experts.", expert, "."), config);
+  switch (options_.layout) {
+    case ExpertsLayout::kSeparate:
+      for (int64_t expert = 0; expert < options_.num_experts; ++expert) {
+        experts_.emplace_back(source, absl::StrCat(prefix, "experts.", expert, "."), config);
+      }
+      break;
+    case ExpertsLayout::kStacked:
+      ReadStackedExperts(source, prefix, config);
+      break;
+    case ExpertsLayout::kInterleaved:
+      ReadInterleavedExperts(source, prefix, config);
+      break;
   }
-  if (options_.shared_intermediate_size > 0)
-    shared_ = Mlp(source, prefix + "shared_expert.", config);
+  if (options_.shared_intermediate_size > 0) {
+    shared_ = Mlp(source, prefix + "shared_expert.", config, options_.shared_fused);
+  }
   if (options_.shared_gate) shared_gate_ = Linear(source, prefix + "shared_expert_gate", false);
 }
 
-void Moe::ReadFusedExperts(const TensorSource& source, const std::string& prefix,
-                           const ArchitectureConfig& config) {
+void Moe::ReadStackedExperts(const TensorSource& source, const std::string& prefix,
+                             const ArchitectureConfig& config) {
+  const at::Tensor gate_up = source.Get(prefix + "experts.gate_up_proj.weight");
+  const at::Tensor down = source.Get(prefix + "experts.down_proj.weight");
+  const int64_t inner = options_.intermediate_size;
+  for (int64_t expert = 0; expert < options_.num_experts; ++expert) {
+    const Linear both(gate_up[expert], {});
+    experts_.emplace_back(both.Outputs(0, inner), both.Outputs(inner, inner),
+                          Linear(down[expert], {}), config);
+  }
+}
+
+void Moe::ReadInterleavedExperts(const TensorSource& source, const std::string& prefix,
+                                 const ArchitectureConfig& config) {
   router_bias_ = source.Get(prefix + "router.bias");
   const std::string gate_up = prefix + "experts.gate_up_proj";
   const std::string down = prefix + "experts.down_proj";
@@ -60,9 +87,16 @@ at::Tensor Moe::OfBestGroups(const at::Tensor& scores) const {
   return grouped.masked_fill(hidden, options_.group_hidden_score).view({rows, -1});
 }
 
-Moe::Choice Moe::Choose(const at::Tensor& x) const {
+at::Tensor Moe::Scaled(const at::Tensor& x) const {
+  if (!input_scale_.defined()) return x;
+  const double by_size = 1 / std::sqrt(static_cast<double>(x.size(1)));
+  return RmsNormalized(x, norm_eps_) * input_scale_ * by_size;
+}
+
+Moe::Choice Moe::Choose(const at::Tensor& rows) const {
   using Scoring = MoeConfig::Scoring;
   const int64_t count = options_.experts_per_token;
+  const at::Tensor x = Scaled(rows);
   // Sigmoids are computed from float32 products, as the reference does.
   const at::Tensor logits = options_.exact_router
                                 ? at::linear(x.to(at::kFloat), router_.to(at::kFloat))
@@ -78,11 +112,12 @@ Moe::Choice Moe::Choose(const at::Tensor& x) const {
   const at::Tensor experts = std::get<1>(for_choice.topk(count, -1));
   at::Tensor weights = scores.gather(1, experts);
   if (options_.normalize) weights = weights / (weights.sum({-1}, /*keepdim=*/true) + 1e-20);
+  if (expert_scale_.defined()) weights = weights * expert_scale_.index({experts});
   return {experts, weights * options_.scale};
 }
 
-at::Tensor Moe::operator()(const at::Tensor& x) const {
-  const Choice choice = Choose(x);
+at::Tensor Moe::operator()(const at::Tensor& x, const at::Tensor& for_choice) const {
+  const Choice choice = Choose(for_choice);
   const at::Tensor chosen = choice.experts.to(at::kCPU).contiguous();
   const int64_t count = options_.experts_per_token;
   // Places in `choice`, flattened, of each expert.

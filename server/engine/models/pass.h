@@ -29,6 +29,7 @@ struct Pass {
   // Of a model with layers other than attention; else null and empty.
   StatePool* states;
   std::vector<RowGroup> groups;
+  at::Tensor layer_inputs;  // [rows, layers, layer_input_size], undefined where there are none
 };
 
 }  // namespace modeld

@@ -71,6 +71,10 @@ Rope::Rope(const RopeConfig& config, at::Device device)
     case RopeConfig::Kind::kYarn:
       inverse = ScaleYarn(config, inverse);
       break;
+    case RopeConfig::Kind::kProportional:
+      inverse = inverse / config.factor;
+      inverse.slice(0, config.turned_dim / 2).zero_();
+      break;
     case RopeConfig::Kind::kLongRope:
       inverse = at::stack(
           {ScaleEach(config.short_factors, inverse), ScaleEach(config.long_factors, inverse)});

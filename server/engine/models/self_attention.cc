@@ -8,22 +8,27 @@ namespace modeld {
 
 SelfAttention::SelfAttention(const TensorSource& source, const std::string& prefix,
                              const ArchitectureConfig& config, int64_t layer)
-    : num_heads_(config.num_heads),
-      num_kv_heads_(config.num_kv_heads),
-      head_dim_(config.head_dim),
+    : layer_(config.layers[layer]),
+      num_heads_(config.num_heads),
+      head_dim_(layer_.head_dim),
       qk_norm_(config.qk_norm),
-      rope_(config.ropes.empty() ? -1 : config.layers[layer].rope),
+      value_norm_(config.value_norm),
+      norm_eps_(config.norm_eps),
+      gated_(config.attention_gate),
+      rope_(config.ropes.empty() ? -1 : layer_.rope),
       interleaved_(config.rope_interleaved),
-      options_({.layer = layer,
+      options_({.layer = layer_.kv_layer >= 0 ? layer_.kv_layer : layer,
                 .scale = config.attention_scale,
                 .softcap = config.attention_softcap,
-                .window = config.layers[layer].window}) {
+                .window = layer_.window}) {
   ReadProjections(source, prefix, config);
   output_ =
       Linear(source, prefix + "o_proj", config.attention_output_bias, config.transposed_linear);
   if (qk_norm_ != QkNorm::kNone) {
     query_norm_ = Norm(source, prefix + "q_norm", config.norm, config.norm_eps);
-    key_norm_ = Norm(source, prefix + "k_norm", config.norm, config.norm_eps);
+    if (layer_.kv_layer < 0) {
+      key_norm_ = Norm(source, prefix + "k_norm", config.norm, config.norm_eps);
+    }
   }
   if (config.attention_sinks) options_.sinks = source.Get(prefix + "sinks").to(at::kFloat);
 }
@@ -35,14 +40,15 @@ void SelfAttention::ReadProjections(const TensorSource& source, const std::strin
   };
   if (config.qkv_layout == QkvLayout::kSeparate) {
     query_ = read("q_proj");
+    if (layer_.kv_layer >= 0) return;
     key_ = read("k_proj");
-    value_ = read("v_proj");
+    if (!layer_.keys_are_values) value_ = read("v_proj");
     return;
   }
   const Linear fused = read("qkv_proj");
   if (config.qkv_layout == QkvLayout::kFused) {
     const int64_t queries = num_heads_ * head_dim_;
-    const int64_t keys = num_kv_heads_ * head_dim_;
+    const int64_t keys = layer_.num_kv_heads * head_dim_;
     query_ = fused.Outputs(0, queries);
     key_ = fused.Outputs(queries, keys);
     value_ = fused.Outputs(queries + keys, keys);
@@ -53,28 +59,38 @@ void SelfAttention::ReadProjections(const TensorSource& source, const std::strin
   }
 }
 
+at::Tensor SelfAttention::Prepared(at::Tensor x, const Norm& norm, const Pass& pass) const {
+  if (qk_norm_ == QkNorm::kHead) x = norm(x);
+  return rope_ >= 0 ? ApplyRope(x, pass.turns[rope_], interleaved_) : x;
+}
+
+std::pair<at::Tensor, at::Tensor> SelfAttention::KeyAndValue(const at::Tensor& x,
+                                                             const Pass& pass) const {
+  if (layer_.kv_layer >= 0) return {};
+  const std::vector<int64_t> by_head = {x.size(0), layer_.num_kv_heads, head_dim_};
+  at::Tensor key = key_(x);  // [rows, kv_heads * head_dim]
+  at::Tensor value = (layer_.keys_are_values ? key : value_(x)).view(by_head);
+  if (value_norm_) value = RmsNormalized(value, norm_eps_);
+  if (qk_norm_ == QkNorm::kWhole) key = key_norm_(key);
+  return {Prepared(key.view(by_head), key_norm_, pass), value};
+}
+
 at::Tensor SelfAttention::operator()(const at::Tensor& x, const Pass& pass) const {
   const int64_t rows = x.size(0);
-  at::Tensor query = query_(x);  // [rows, heads * head_dim]
-  at::Tensor key = key_(x);      // [rows, kv_heads * head_dim]
-  if (qk_norm_ == QkNorm::kWhole) {
-    query = query_norm_(query);
-    key = key_norm_(key);
+  at::Tensor query = query_(x);  // [rows, heads * head_dim], twice that with gates
+  at::Tensor gate;
+  if (gated_) {
+    const std::vector<at::Tensor> both = query.view({rows, num_heads_, 2 * head_dim_}).chunk(2, 2);
+    query = both[0];
+    gate = both[1].reshape({rows, num_heads_ * head_dim_});
   }
-  query = query.view({rows, num_heads_, head_dim_});
-  key = key.view({rows, num_kv_heads_, head_dim_});
-  const at::Tensor value = value_(x).view({rows, num_kv_heads_, head_dim_});
-  if (qk_norm_ == QkNorm::kHead) {
-    query = query_norm_(query);
-    key = key_norm_(key);
-  }
-  if (rope_ >= 0) {
-    query = ApplyRope(query, pass.turns[rope_], interleaved_);
-    key = ApplyRope(key, pass.turns[rope_], interleaved_);
-  }
+  if (qk_norm_ == QkNorm::kWhole) query = query_norm_(query);
+  query = Prepared(query.view({rows, num_heads_, head_dim_}), query_norm_, pass);
   if (pass.query_scale.defined()) query = query * pass.query_scale;
+  const auto [key, value] = KeyAndValue(x, pass);
   const at::Tensor heads = AttendPaged({query, key, value}, options_, pass);
-  return output_(heads.view({rows, num_heads_ * head_dim_}));
+  const at::Tensor joined = heads.view({rows, num_heads_ * head_dim_});
+  return output_(gated_ ? joined * at::sigmoid(gate) : joined);
 }
 
 }  // namespace modeld

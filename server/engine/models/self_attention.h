@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "server/engine/models/attention.h"
 #include "server/engine/models/blocks.h"
@@ -24,11 +25,18 @@ class SelfAttention final : public TokenMixer {
  private:
   void ReadProjections(const TensorSource& source, const std::string& prefix,
                        const ArchitectureConfig& config);
+  // By heads, [rows, heads, head_dim], with norm and rope.
+  at::Tensor Prepared(at::Tensor x, const Norm& norm, const Pass& pass) const;
+  // Undefined where another layer has made them.
+  std::pair<at::Tensor, at::Tensor> KeyAndValue(const at::Tensor& x, const Pass& pass) const;
 
+  const LayerConfig layer_;
   const int64_t num_heads_;
-  const int64_t num_kv_heads_;
   const int64_t head_dim_;
   const QkNorm qk_norm_;
+  const bool value_norm_;
+  const double norm_eps_;
+  const bool gated_;    // a head's query is followed by its gate
   const int64_t rope_;  // index into Pass::turns, or -1
   const bool interleaved_;
   AttentionOptions options_;

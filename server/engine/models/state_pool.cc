@@ -5,12 +5,13 @@
 namespace modeld {
 
 StatePool::StatePool(const ArchitectureConfig& config, int64_t slots, at::Device device)
-    : windows_(config.num_layers) {
+    : windows_(config.num_layers), memories_(config.num_layers) {
   const RecurrentConfig& sizes = config.recurrent;
   const at::TensorOptions tensor = at::TensorOptions().dtype(at::kFloat).device(device);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (config.layers[layer].mixer == Mixer::kAttention) continue;
     windows_[layer] = at::empty({slots, sizes.conv_tokens - 1, sizes.conv_channels}, tensor);
+    memories_[layer] = at::empty({slots, sizes.heads, sizes.key_dim, sizes.value_dim}, tensor);
   }
   for (int64_t slot = slots; slot-- > 0;) free_.push_back(slot);
 }
@@ -23,8 +24,10 @@ int64_t StatePool::Take() {
 }
 
 void StatePool::Copy(int64_t from, int64_t to) {
-  for (const at::Tensor& window : windows_) {
-    if (window.defined()) window.select(0, to).copy_(window.select(0, from));
+  for (const auto* layers : {&windows_, &memories_}) {
+    for (const at::Tensor& layer : *layers) {
+      if (layer.defined()) layer.select(0, to).copy_(layer.select(0, from));
+    }
   }
 }
 

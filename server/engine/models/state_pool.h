@@ -22,6 +22,8 @@ class StatePool {
   // Of a layer with a convolution: the last rows that went into it. float32 [slots, conv_tokens -
   // 1, conv_channels].
   const at::Tensor& window(int64_t layer) const { return windows_[layer]; }
+  // Of a layer with a recurrence. float32 [slots, heads, key_dim, value_dim].
+  const at::Tensor& memory(int64_t layer) const { return memories_[layer]; }
   int64_t slots_free() const { return static_cast<int64_t>(free_.size()); }
 
   // A slot, or -1 when all are lent.
@@ -32,7 +34,8 @@ class StatePool {
 
  private:
   std::vector<at::Tensor> windows_;  // of each layer, undefined for attention
-  std::vector<int64_t> free_;        // the last one is lent next
+  std::vector<at::Tensor> memories_;
+  std::vector<int64_t> free_;  // the last one is lent next
 };
 
 // A slot of a pool, or none. What it held is not cleared: a sequence without tokens takes zeros.

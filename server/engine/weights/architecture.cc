@@ -41,10 +41,11 @@ int64_t TensorShape::elements() const {
 
 std::span<const Architecture> Architectures() {
   static const std::array kTable = {
-      kCohere2,    kDeepseekV2, kDeepseekV3, kExaone4,  kGemma2,      kGemma3Text, kGlm4,
-      kGlm4Moe,    kGpt2,       kGptNeoX,    kGptOss,   kGranite,     kLfm2,       kLlama,
-      kMinistral3, kMistral,    kMixtral,    kOlmo2,    kOlmo3,       kOlmoe,      kPhi3,
-      kQwen2,      kQwen2Moe,   kQwen3,      kQwen3Moe, kQwen3VlText, kSmolLm3,    kStarcoder2};
+      kCohere2,   kDeepseekV2,  kDeepseekV3, kExaone4,   kGemma2,  kGemma3Text, kGemma4Text,
+      kGlm4,      kGlm4Moe,     kGpt2,       kGptNeoX,   kGptOss,  kGranite,    kGraniteMoeHybrid,
+      kLfm2,      kLlama,       kMinistral3, kMistral,   kMixtral, kOlmo2,      kOlmo3,
+      kOlmoe,     kPhi3,        kQwen2,      kQwen2Moe,  kQwen3,   kQwen35Text, kQwen3Moe,
+      kQwen3Next, kQwen3VlText, kSmolLm3,    kStarcoder2};
   return kTable;
 }
 
@@ -75,13 +76,16 @@ std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config) {
 }
 
 std::vector<KvShape> KvShapes(const ArchitectureConfig& config) {
-  KvShape shape = {config.num_kv_heads, config.head_dim, config.head_dim};
-  if (config.latent.kv_rank > 0) {
-    shape = {1, config.latent.kv_rank + config.latent.rope_dim, config.latent.kv_rank};
-  }
+  const LatentConfig& latent = config.latent;
   std::vector<KvShape> shapes;
   for (const LayerConfig& layer : config.layers) {
-    shapes.push_back(layer.mixer == Mixer::kAttention ? shape : KvShape{});
+    if (layer.mixer != Mixer::kAttention || layer.kv_layer >= 0) {
+      shapes.push_back({});
+    } else if (latent.kv_rank > 0) {
+      shapes.push_back({1, latent.kv_rank + latent.rope_dim, latent.kv_rank});
+    } else {
+      shapes.push_back({layer.num_kv_heads, layer.head_dim, layer.head_dim});
+    }
   }
   return shapes;
 }

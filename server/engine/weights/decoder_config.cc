@@ -106,7 +106,8 @@ void ReadDecoder(ConfigReader& reader, const DecoderDefaults& defaults,
   ReadHeads(reader, defaults, config);
   config.norm_eps = reader.NumberOr("rms_norm_eps", {1e-12, 1}, defaults.norm_eps);
   config.tie_word_embeddings = reader.BoolOr("tie_word_embeddings", defaults.tie_word_embeddings);
-  config.layers.resize(config.num_layers);
+  config.layers.assign(config.num_layers,
+                       {.head_dim = config.head_dim, .num_kv_heads = config.num_kv_heads});
   config.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_dim));
   config.activation = ReadActivation(reader, defaults.activation);
   config.ropes = {ReadRope(reader, {defaults.theta, defaults.partial_rotary_factor}, config)};

@@ -30,6 +30,7 @@ inline constexpr Range<int64_t> kContextRange{1, 1 << 28};
 inline constexpr Range<int64_t> kHeadsRange{1, 1 << 12};
 inline constexpr Range<int64_t> kIntermediateRange{1, 1 << 20};
 inline constexpr Range<double> kFactorRange{1e-6, 1e6};
+inline constexpr Range<int64_t> kHeadDimRange{1, 1 << 12};
 inline constexpr Range<int64_t> kConvTokensRange{2, 1 << 10};
 
 // Sizes, norm, one rope for all layers, activation, tied embeddings; not the biases.
@@ -68,12 +69,19 @@ void ReadQwenWindows(ConfigReader& reader, ArchitectureConfig& config);
 void ReadExperts(ConfigReader& reader, const char* key, const MoeConfig& defaults,
                  ArchitectureConfig& config);
 
+// The mixtures of the Qwen families: which layers have one, sizes, whether weights are normalised;
+// `defaults` for the two numbers of experts and the latter.
+void ReadQwenExperts(ConfigReader& reader, const MoeConfig& defaults, ArchitectureConfig& config);
+
 // The mixtures of DeepSeek and GLM 4.5: groups, shared experts, dense first layers; `defaults` for
 // the two numbers of experts.
 void ReadSharedExperts(ConfigReader& reader, const MoeConfig& defaults, ArchitectureConfig& config);
 
 // Of these the ones that weigh experts by sigmoids.
 void ReadSigmoidExperts(ConfigReader& reader, ArchitectureConfig& config);
+
+// Granite: a decoder whose embeddings, attention, residuals and logits have factors.
+void ReadGranite(ConfigReader& reader, ArchitectureConfig& config);
 
 // The norms of a layer as Llama names them, and as Gemma 2 names its four.
 inline constexpr Rename kLlamaNames[] = {{"attention_norm", "input_layernorm"},
@@ -86,6 +94,9 @@ inline constexpr Rename kSharedExpertsNames[] = {{"attention_norm", "input_layer
                                                  {"mlp_norm", "post_attention_layernorm"},
                                                  {"mlp.router", "mlp.gate"},
                                                  {"mlp.shared_expert", "mlp.shared_experts"}};
+inline constexpr Rename kQwenMoeNames[] = {{"attention_norm", "input_layernorm"},
+                                           {"mlp_norm", "post_attention_layernorm"},
+                                           {"mlp.router", "mlp.gate"}};
 inline constexpr Rename kAfterNames[] = {{"attention_after_norm", "post_attention_layernorm"},
                                          {"mlp_after_norm", "post_feedforward_layernorm"}};
 

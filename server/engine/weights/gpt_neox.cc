@@ -10,7 +10,7 @@ void Read(ConfigReader& reader, ArchitectureConfig& config) {
   if (reader.Has("rotary_pct")) reader.Alias("partial_rotary_factor", "rotary_pct");
   ReadDecoder(reader, {.norm_eps = 1e-5, .partial_rotary_factor = 0.25, .activation = "gelu"},
               config);
-  config.num_kv_heads = config.num_heads;
+  for (LayerConfig& layer : config.layers) layer.num_kv_heads = config.num_heads;
   config.norm = NormKind::kLayer;
   const bool is_parallel = reader.BoolOr("use_parallel_residual", true);
   config.norm_placement = is_parallel ? NormPlacement::kParallelOfTwo : NormPlacement::kBefore;

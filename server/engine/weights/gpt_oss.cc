@@ -25,7 +25,7 @@ void Read(ConfigReader& reader, ArchitectureConfig& config) {
   ReadExperts(reader, "num_local_experts", {.num_experts = 128, .experts_per_token = 4}, config);
   config.moe.intermediate_size = config.intermediate_size;
   config.moe.scoring = MoeConfig::Scoring::kSoftmaxOfTop;
-  config.moe.fused = true;
+  config.moe.layout = ExpertsLayout::kInterleaved;
   config.moe.mxfp4 = reader.Has("quantization_config");
   for (LayerConfig& layer : config.layers) layer.moe = true;
   if (!config.moe.mxfp4) return;

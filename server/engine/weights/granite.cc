@@ -6,7 +6,9 @@ namespace {
 
 constexpr Range<double> kMultiplier{1e-6, 1e6};
 
-void Read(ConfigReader& reader, ArchitectureConfig& config) {
+}  // namespace
+
+void ReadGranite(ConfigReader& reader, ArchitectureConfig& config) {
   ReadDecoder(reader, {}, config);
   config.qkv_bias = reader.BoolOr("attention_bias", false);
   config.attention_output_bias = config.qkv_bias;
@@ -17,8 +19,6 @@ void Read(ConfigReader& reader, ArchitectureConfig& config) {
   config.logit_multiplier = 1 / reader.NumberOr("logits_scaling", kMultiplier, 1);
 }
 
-}  // namespace
-
-const Architecture kGranite = {"granite", "GraniteForCausalLM", Read, kLlamaNames};
+const Architecture kGranite = {"granite", "GraniteForCausalLM", ReadGranite, kLlamaNames};
 
 }  // namespace modeld

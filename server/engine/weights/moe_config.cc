@@ -49,6 +49,20 @@ void ReadExperts(ConfigReader& reader, const char* key, const MoeConfig& default
   }
 }
 
+void ReadQwenExperts(ConfigReader& reader, const MoeConfig& defaults, ArchitectureConfig& config) {
+  ReadExperts(reader, "num_experts", defaults, config);
+  // Every decoder_sparse_step-th layer that mlp_only_layers does not name.
+  const int64_t step = reader.IntOr("decoder_sparse_step", {1, 1 << 12}, 1);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    config.layers[layer].moe = (layer + 1) % step == 0;
+  }
+  for (const int64_t layer : reader.IntsOf("mlp_only_layers", {0, 1 << 12})) {
+    if (layer < config.num_layers) config.layers[layer].moe = false;
+  }
+  config.moe.intermediate_size = reader.Int("moe_intermediate_size", kIntermediateRange);
+  config.moe.normalize = reader.BoolOr("norm_topk_prob", defaults.normalize);
+}
+
 void ReadSharedExperts(ConfigReader& reader, const MoeConfig& defaults,
                        ArchitectureConfig& config) {
   ReadExperts(reader, "n_routed_experts", defaults, config);

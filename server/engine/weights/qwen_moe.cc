@@ -7,24 +7,10 @@
 namespace modeld {
 namespace {
 
-// Every decoder_sparse_step-th layer that mlp_only_layers does not name.
-void ReadSparseLayers(ConfigReader& reader, ArchitectureConfig& config) {
-  const int64_t step = reader.IntOr("decoder_sparse_step", {1, 1 << 12}, 1);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    config.layers[layer].moe = (layer + 1) % step == 0;
-  }
-  for (const int64_t layer : reader.IntsOf("mlp_only_layers", {0, 1 << 12})) {
-    if (layer < config.num_layers) config.layers[layer].moe = false;
-  }
-  config.moe.intermediate_size = reader.Int("moe_intermediate_size", kIntermediateRange);
-  config.moe.normalize = reader.BoolOr("norm_topk_prob", false);
-}
-
 void ReadQwen2Moe(ConfigReader& reader, ArchitectureConfig& config) {
   ReadDecoder(reader, {.num_kv_heads = 16, .max_context = 32768}, config);
   config.qkv_bias = reader.BoolOr("qkv_bias", true);
-  ReadExperts(reader, "num_experts", {.num_experts = 60, .experts_per_token = 4}, config);
-  ReadSparseLayers(reader, config);
+  ReadQwenExperts(reader, {.num_experts = 60, .experts_per_token = 4}, config);
   config.moe.shared_intermediate_size =
       reader.IntOr("shared_expert_intermediate_size", kIntermediateRange, 5632);
   config.moe.shared_gate = true;
@@ -43,19 +29,14 @@ void ReadQwen3Moe(ConfigReader& reader, ArchitectureConfig& config) {
   config.qkv_bias = reader.BoolOr("attention_bias", false);
   config.attention_output_bias = config.qkv_bias;
   config.qk_norm = QkNorm::kHead;
-  ReadExperts(reader, "num_experts", {.num_experts = 128, .experts_per_token = 8}, config);
-  ReadSparseLayers(reader, config);
+  ReadQwenExperts(reader, {.num_experts = 128, .experts_per_token = 8}, config);
   if (!reader.BoolOr("use_sliding_window", false)) return;
   SetWindow(reader.IntOrNone("sliding_window", kContextRange, 4096), config);
 }
 
-constexpr Rename kNames[] = {{"attention_norm", "input_layernorm"},
-                             {"mlp_norm", "post_attention_layernorm"},
-                             {"mlp.router", "mlp.gate"}};
-
 }  // namespace
 
-const Architecture kQwen2Moe = {"qwen2_moe", "Qwen2MoeForCausalLM", ReadQwen2Moe, kNames};
-const Architecture kQwen3Moe = {"qwen3_moe", "Qwen3MoeForCausalLM", ReadQwen3Moe, kNames};
+const Architecture kQwen2Moe = {"qwen2_moe", "Qwen2MoeForCausalLM", ReadQwen2Moe, kQwenMoeNames};
+const Architecture kQwen3Moe = {"qwen3_moe", "Qwen3MoeForCausalLM", ReadQwen3Moe, kQwenMoeNames};
 
 }  // namespace modeld

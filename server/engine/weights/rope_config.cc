@@ -84,6 +84,12 @@ void ReadLongRope(ConfigReader& reader, const ArchitectureConfig& config, RopeCo
   }
 }
 
+void SetProportional(const ArchitectureConfig& config, RopeConfig& rope) {
+  rope.kind = RopeConfig::Kind::kProportional;
+  rope.turned_dim = rope.rotary_dim;
+  rope.rotary_dim = config.head_dim;
+}
+
 // `reader` is of rope_parameters or rope_scaling.
 void ReadKind(ConfigReader& reader, const ArchitectureConfig& config, RopeConfig& rope) {
   const std::string type = reader.StringOr("rope_type", reader.StringOr("type", "default"));
@@ -98,10 +104,13 @@ void ReadKind(ConfigReader& reader, const ArchitectureConfig& config, RopeConfig
     ReadYarn(reader, config, rope);
   } else if (type == "longrope" || type == "su") {
     ReadLongRope(reader, config, rope);
+  } else if (type == "proportional") {
+    rope.factor = reader.NumberOr("factor", kFactor, 1);
+    SetProportional(config, rope);
   } else {
     reader.Fail(Error(Reason::kUnsupportedArchitecture,
                       absl::StrFormat("%s: rope type \"%s\" is not supported (default, linear, "
-                                      "dynamic, llama3, yarn and longrope are)",
+                                      "dynamic, llama3, yarn, longrope and proportional are)",
                                       reader.where(), type)));
   }
 }
@@ -159,7 +168,10 @@ RopeConfig ReadRopeOfLayers(ConfigReader& reader, std::string_view layer_type,
   RopeConfig rope;
   rope.theta = defaults.theta;
   rope.rotary_dim = RotaryDim(reader, defaults.partial_rotary_factor, config);
-  if (!reader.Has("rope_parameters")) return rope;
+  if (!reader.Has("rope_parameters")) {
+    if (defaults.kind == RopeConfig::Kind::kProportional) SetProportional(config, rope);
+    return rope;
+  }
   const std::string where = absl::StrCat(reader.where(), ": rope_parameters");
   ConfigReader by_type(reader.ObjectAt("rope_parameters"), where);
   if (by_type.Has(layer_type)) {

@@ -9,6 +9,7 @@ namespace modeld {
 struct RopeDefaults {
   double theta = 10000;
   double partial_rotary_factor = 1;
+  RopeConfig::Kind kind = RopeConfig::Kind::kDefault;  // of ReadRopeOfLayers: or kProportional
 };
 
 // The one rope of all layers. Needs head_dim and max_context of `config`.

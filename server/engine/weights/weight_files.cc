@@ -53,6 +53,21 @@ bool IsOfUnusedLayer(const ArchitectureConfig& config, std::string_view name) {
   return false;
 }
 
+// Keys and values, and what they are made by, of a layer that sees those of another one.
+bool IsOfSharedKeys(const ArchitectureConfig& config, std::string_view name) {
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (config.layers[layer].kv_layer < 0) continue;
+    const std::string prefix = absl::StrCat("layers.", layer, ".self_attn.");
+    const size_t at = name.find(prefix);
+    if (at == std::string_view::npos) continue;
+    const std::string_view rest = name.substr(at + prefix.size());
+    for (const std::string_view part : {"k_proj.", "v_proj.", "k_norm.", "v_norm."}) {
+      if (rest.starts_with(part)) return true;
+    }
+  }
+  return false;
+}
+
 bool HasPart(std::span<const std::string_view> parts, std::string_view name) {
   return std::any_of(parts.begin(), parts.end(), [&](std::string_view part) {
     return name.find(part) != std::string_view::npos;
@@ -67,6 +82,7 @@ bool IsIgnoredByReference(const Architecture& architecture, const ArchitectureCo
   }
   const Wrapper* wrapper = FindWrapper(config.wrapper);
   return name.ends_with("rotary_emb.inv_freq") || IsOfUnusedLayer(config, name) ||
+         IsOfSharedKeys(config, name) ||
          (config.tie_word_embeddings && name.ends_with("lm_head.weight")) ||
          HasPart(architecture.ignored, name) ||
          (wrapper != nullptr && HasPart(wrapper->ignored, name));

@@ -8,11 +8,15 @@ namespace {
 constexpr NameRoot kRoots[] = {{"language_model.model.", "language_model."},
                                {"model.language_model.", ""}};
 
-constexpr std::string_view kOtherParts[] = {"vision_tower.", "multi_modal_projector.", "visual."};
+constexpr std::string_view kOtherParts[] = {"vision_tower.", "multi_modal_projector.",
+                                            "visual.",       "audio_tower.",
+                                            "embed_vision.", "embed_audio."};
 
 constexpr Wrapper kWrappers[] = {
     {"gemma3", "Gemma3ForConditionalGeneration", "gemma3_text", kRoots, kOtherParts},
+    {"gemma4", "Gemma4ForConditionalGeneration", "gemma4_text", kRoots, kOtherParts},
     {"mistral3", "Mistral3ForConditionalGeneration", "mistral", kRoots, kOtherParts},
+    {"qwen3_5", "Qwen3_5ForConditionalGeneration", "qwen3_5_text", kRoots, kOtherParts},
     {"qwen3_vl", "Qwen3VLForConditionalGeneration", "qwen3_vl_text", kRoots, kOtherParts},
 };
 

@@ -114,10 +114,8 @@ TEST(ConfigTest, LargestAllowedSizesDoNotOverflow) {
   config.hidden_size = 1 << 18;
   config.intermediate_size = 1 << 20;
   config.num_layers = 1 << 12;
-  config.layers.resize(config.num_layers);
+  config.layers.assign(config.num_layers, {.head_dim = 1 << 12, .num_kv_heads = 1 << 12});
   config.num_heads = 1 << 12;
-  config.num_kv_heads = 1 << 12;
-  config.head_dim = 1 << 12;
   config.vocab_size = 1 << 24;
 
   int64_t bytes = 0;

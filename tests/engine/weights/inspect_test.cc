@@ -55,6 +55,50 @@ TEST(InspectTest, SizesAreThereWithoutHeaders) {
   EXPECT_GT(inspection.weights_bytes.at("bfloat16"), 0);
 }
 
+// What convolution and memory of two layers keep, float32 whatever the dtype of the model.
+TEST(InspectTest, StateOfLayersOtherThanAttentionIsTold) {
+  const Inspection inspection = Inspect({.config_json = R"({"model_type":"qwen3_5_text",
+      "hidden_size":32,"intermediate_size":64,"num_hidden_layers":3,"num_attention_heads":4,
+      "num_key_value_heads":2,"head_dim":8,"vocab_size":100,"full_attention_interval":3,
+      "linear_conv_kernel_dim":4,"linear_num_key_heads":2,"linear_num_value_heads":4,
+      "linear_key_head_dim":16,"linear_value_head_dim":8})"});
+
+  EXPECT_TRUE(inspection.supported) << inspection.message;
+  const int64_t window = 3 * (2 * 2 * 16 + 4 * 8);
+  EXPECT_EQ(inspection.state_bytes_per_sequence, 2 * 4 * (window + 4 * 16 * 8));
+  EXPECT_EQ(inspection.kv_bytes_per_token.at("bfloat16"), 2 * 2 * 8 * 2);
+}
+
+std::string Gemma4Config(int shared_layers) {
+  nlohmann::json config = nlohmann::json::parse(R"({"model_type":"gemma4_text","hidden_size":32,
+      "intermediate_size":64,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,
+      "head_dim":8,"global_head_dim":16,"vocab_size":100,"vocab_size_per_layer_input":100,
+      "hidden_size_per_layer_input":4,
+      "layer_types":["sliding_attention","full_attention","sliding_attention","full_attention"]})");
+  config["num_kv_shared_layers"] = shared_layers;
+  return config.dump();
+}
+
+// Published files hold keys and values of such layers all the same.
+TEST(InspectTest, KeysOfLayersThatShareOthersAreNotNeededButMayBeThere) {
+  const std::string with_all = WeightsFor(ReadArchitectureConfig(Gemma4Config(0)).value());
+  const std::string with_some = WeightsFor(ReadArchitectureConfig(Gemma4Config(2)).value());
+  const auto inspect = [](int shared_layers, const std::string& file) {
+    return Inspect({.files = {{"config.json", 300}, {"model.safetensors", std::ssize(file)}},
+                    .config_json = Gemma4Config(shared_layers),
+                    .headers = {{"model.safetensors", file}}});
+  };
+
+  const Inspection unneeded = inspect(2, with_all);
+  const Inspection missing = inspect(0, with_some);
+
+  EXPECT_TRUE(inspect(2, with_some).supported);
+  EXPECT_TRUE(unneeded.supported) << unneeded.message;
+  EXPECT_EQ(unneeded.kv_bytes_per_token.at("bfloat16"), 2 * 2 * (2 * 8 + 2 * 16));
+  EXPECT_EQ(missing.reason, "INVALID_REPOSITORY");
+  EXPECT_TRUE(Mentions(missing, "model.layers.2.self_attn.k_proj.weight")) << missing.message;
+}
+
 TEST(InspectTest, MissingTensorIsNamed) {
   InspectedRepository repository = Honest();
   const std::string name = "model.layers.1.mlp.up_proj.weight";
