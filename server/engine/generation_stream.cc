@@ -20,11 +20,20 @@ void Fill(const PositionLogprobs& in, const Tokenizer& tokenizer, modeld::v1::To
   for (const TokenLogprob& top : in.top) Fill(top, tokenizer, *out.add_top());
 }
 
+void Fill(ToolCallPiece in, modeld::v1::ToolCall& out) {
+  out.set_id(std::move(in.id));
+  out.set_name(std::move(in.name));
+  out.set_arguments_json(std::move(in.arguments));
+  out.set_index(in.index);
+  out.set_withdrawn(in.withdrawn);
+}
+
 modeld::v1::Usage ToProto(const GenerationUsage& usage) {
   modeld::v1::Usage out;
   out.set_prompt_tokens(usage.prompt_tokens);
   out.set_generated_tokens(usage.generated_tokens);
   out.set_cached_tokens(usage.cached_tokens);
+  out.set_reasoning_tokens(usage.reasoning_tokens);
   out.set_queue_seconds(usage.queue_seconds);
   out.set_time_to_first_token_seconds(usage.time_to_first_token_seconds);
   out.set_total_seconds(usage.total_seconds);
@@ -64,8 +73,9 @@ void GenerationStream::WriteNext() {
     if (!piece) return;
     if (piece->end && end_status_.ok()) end_status_ = piece->end->status;
     ended_ = piece->last;
-    const bool is_empty_end =
-        piece->end && !piece->end->status.ok() && piece->text.empty() && piece->token_ids.empty();
+    const bool is_empty_end = piece->end && !piece->end->status.ok() && piece->text.empty() &&
+                              piece->reasoning.empty() && piece->tool_calls.empty() &&
+                              piece->token_ids.empty();
     if (broken_ || is_empty_end) continue;
     FillMessage(*std::move(piece));
     StartWrite(&message_);
@@ -95,6 +105,8 @@ void GenerationStream::OnCancel() {
 void GenerationStream::FillMessage(OutputPiece piece) {
   message_.Clear();
   message_.set_text(std::move(piece.text));
+  message_.set_reasoning_text(std::move(piece.reasoning));
+  for (ToolCallPiece& call : piece.tool_calls) Fill(std::move(call), *message_.add_tool_calls());
   message_.mutable_token_ids()->Assign(piece.token_ids.begin(), piece.token_ids.end());
   for (const PositionLogprobs& position : piece.logprobs) {
     Fill(position, *model_->tokenizer, *message_.add_logprobs());

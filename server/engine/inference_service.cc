@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/core/reason.h"
+#include "server/engine/chat_answer.h"
 #include "server/engine/chat_prompt.h"
 #include "server/engine/generation_stream.h"
 #include "server/engine/sampling_tokens.h"
@@ -137,6 +138,54 @@ absl::StatusOr<PreparedGeneration> PrepareGeneration(std::shared_ptr<ServingMode
   return out;
 }
 
+// The tools that the template shows: none that the model may not call.
+const google::protobuf::RepeatedPtrField<modeld::v1::Tool>& ShownTools(
+    const modeld::v1::ChatRequest& request, const ToolChoice& choice) {
+  static const google::protobuf::RepeatedPtrField<modeld::v1::Tool> kNone;
+  return choice.kind == ToolChoice::Kind::kNone ? kNone : request.tools();
+}
+
+// Has the answers to a chat taken apart.
+absl::Status TakeApart(const modeld::v1::ChatRequest& request, const ToolChoice& choice,
+                       const std::string& prompt, const ServingModel& model,
+                       GenerationRequest& out) {
+  const ChatAnswer answer = MakeChatAnswer(request, choice, prompt, model.answer_formats);
+  const AnswerFormat& format = answer.tokens.format;
+  if (format.marks().empty()) return absl::OkStatus();
+  const std::span<const int64_t> ids = out.prompt;
+  const auto tail = ids.last(std::min(ids.size(), kPromptTailTokens));
+  out.new_token_text = ChatTokenTextOf(answer.tokens, *model.tokenizer, tail);
+  out.parts.new_parser = AnswerParserOf(answer);
+  ASSIGN_OR_RETURN(out.parts.reasoning_tokens_max,
+                   ReadThinkingBudget(request.template_args_json()));
+  if (!out.parts.reasoning_tokens_max) return absl::OkStatus();
+  ASSIGN_OR_RETURN(out.parts.end_of_reasoning,
+                   model.tokenizer->Encode(format.EndOfReasoning(),
+                                           /*add_special_tokens=*/false));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PreparedGeneration> PrepareChat(
+    const modeld::v1::ChatRequest& request, std::shared_ptr<ServingModel> model,
+    std::optional<std::chrono::steady_clock::time_point> deadline) {
+  RETURN_IF_ERROR(model->chat_template.status());
+  ASSIGN_OR_RETURN(const ToolChoice choice, ReadToolChoice(request, model->answer_formats));
+  if (choice.kind == ToolChoice::Kind::kRequired) {
+    return MethodNotSupported("a tool_choice that makes the model call tools");
+  }
+  ASSIGN_OR_RETURN(ChatPrompt prompt,
+                   ChatPromptOf({.messages = request.messages(),
+                                 .tools = ShownTools(request, choice),
+                                 .template_args_json = request.template_args_json()},
+                                *model));
+  const ServingModel& serving = *model;
+  ASSIGN_OR_RETURN(PreparedGeneration out,
+                   PrepareGeneration(std::move(model), std::move(prompt.token_ids),
+                                     {"Chat", request.sampling(), deadline, std::nullopt}));
+  RETURN_IF_ERROR(TakeApart(request, choice, prompt.text, serving, out.request));
+  return out;
+}
+
 }  // namespace
 
 template <typename Prepare>
@@ -178,15 +227,8 @@ grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Genera
 
 grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Chat(
     grpc::CallbackServerContext* context, const modeld::v1::ChatRequest* request) {
-  return Stream([request, deadline = DeadlineOf(*context)](
-                    std::shared_ptr<ServingModel> model) -> absl::StatusOr<PreparedGeneration> {
-    ASSIGN_OR_RETURN(ChatPrompt prompt,
-                     ChatPromptOf({.messages = request->messages(),
-                                   .tools = request->tools(),
-                                   .template_args_json = request->template_args_json()},
-                                  *model));
-    return PrepareGeneration(std::move(model), std::move(prompt.token_ids),
-                             {"Chat", request->sampling(), deadline, std::nullopt});
+  return Stream([request, deadline = DeadlineOf(*context)](std::shared_ptr<ServingModel> model) {
+    return PrepareChat(*request, std::move(model), deadline);
   });
 }
 

@@ -59,6 +59,10 @@ absl::StatusOr<std::shared_ptr<ServingModel>> LoadServingModel(const LoadRequest
       !HasReason(model->chat_template.status(), Reason::kNoChatTemplate)) {
     return model->chat_template.status();
   }
+  if (model->chat_template.ok()) {
+    model->answer_formats =
+        AnswerFormats(**model->chat_template, *model->tokenizer, model->special_tokens);
+  }
   ASSIGN_OR_RETURN(
       model->loaded, LoadModel(load_options, [&](int64_t bytes_done, int64_t bytes_total) {
         const bool all = bytes_done == bytes_total;

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
 #include "server/engine/batch/scheduler.h"
+#include "server/engine/chat_answer.h"
 #include "server/engine/chat_prompt.h"
 #include "server/engine/models/loader.h"
 #include "server/engine/text/chat_template.h"
@@ -21,6 +22,7 @@ struct ServingModel {
   std::unique_ptr<Tokenizer> tokenizer;
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template;  // NO_CHAT_TEMPLATE: all else works
   SpecialTokens special_tokens;
+  AnswerFormats answer_formats;  // without a chat template: nothing
   LoadedModel loaded;
   RequestLimits limits;
   std::unique_ptr<Scheduler> scheduler;  // last, so that its thread ends before the model

@@ -99,11 +99,12 @@ std::vector<OutputPiece> BeamGroup::Answer(GenerationEnd end) const {
     const TokenText text = request_.new_token_text();
     const auto shown = std::ssize(hypothesis.tokens) - static_cast<int64_t>(hypothesis.ended);
     for (int64_t i = 0; i < shown; ++i) piece.text += text(hypothesis.tokens[i]);
-    piece.text += text(std::nullopt);
+    AnswerParts parts(request_.parts);
+    SetParts(parts.PutLast(piece.text + text(std::nullopt), 0), piece);
     piece.end = end;
     piece.end->score = hypothesis.score;
     if (hypothesis.ended) {
-      piece.end->reason = FinishReason::kStop;
+      piece.end->reason = parts.has_calls() ? FinishReason::kToolCalls : FinishReason::kStop;
       piece.end->stop_token_id = hypothesis.tokens.back();
     }
     // The tokens of all beams count once.

@@ -45,6 +45,12 @@ bool IsEmpty(const OutputPiece& piece) {
 
 }  // namespace
 
+void SetParts(AnswerPiece parts, OutputPiece& piece) {
+  piece.text = std::move(parts.text);
+  piece.reasoning = std::move(parts.reasoning);
+  piece.tool_calls = std::move(parts.tool_calls);
+}
+
 void Wakeup::Ring() {
   MutexLock lock(mutex_);
   ringing_ = true;
@@ -123,6 +129,8 @@ void Generation::Append(OutputPiece piece) {
     MutexLock lock(mutex_);
     Choice& choice = choices_[piece.choice];
     choice.unread.text += piece.text;
+    choice.unread.reasoning += piece.reasoning;
+    AppendToolCalls(std::move(piece.tool_calls), choice.unread.tool_calls);
     MoveToEnd(piece.token_ids, choice.unread.token_ids);
     MoveToEnd(piece.logprobs, choice.unread.logprobs);
     MoveToEnd(piece.prompt_logprobs, choice.unread.prompt_logprobs);
@@ -140,6 +148,7 @@ void Generation::Append(OutputPiece piece) {
 void Generation::NoteEnd(const GenerationEnd& end) {
   usage_.prompt_tokens = end.usage.prompt_tokens;
   usage_.generated_tokens += end.usage.generated_tokens;
+  usage_.reasoning_tokens += end.usage.reasoning_tokens;
   usage_.cached_tokens = std::max(usage_.cached_tokens, end.usage.cached_tokens);
   usage_.queue_seconds = end.usage.queue_seconds;
   // The choices share their first step but where one has no token.

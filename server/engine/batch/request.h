@@ -13,6 +13,8 @@
 #include "absl/status/status.h"
 #include "server/base/mutex.h"
 #include "server/core/sampling.h"
+#include "server/engine/batch/answer_parts.h"
+#include "server/engine/chat/answer_piece.h"
 
 namespace modeld {
 
@@ -31,12 +33,13 @@ struct PositionLogprobs {
 };
 
 // The numbers are those of the proto.
-enum class FinishReason { kStop = 1, kLength = 2, kCancelled = 3 };
+enum class FinishReason { kStop = 1, kLength = 2, kCancelled = 3, kToolCalls = 4 };
 
 struct GenerationUsage {
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;  // the end-of-sequence token included
   int64_t cached_tokens = 0;
+  int64_t reasoning_tokens = 0;            // of the generated ones
   double queue_seconds = 0;                // until the first step
   double time_to_first_token_seconds = 0;  // 0 without a token
   double total_seconds = 0;
@@ -55,12 +58,17 @@ struct GenerationEnd {
 struct OutputPiece {
   int choice = 0;
   std::string text;
+  std::string reasoning;
+  std::vector<ToolCallPiece> tool_calls;
   std::vector<int64_t> token_ids;
   std::vector<PositionLogprobs> logprobs;         // one for each token, or none
   std::vector<PositionLogprobs> prompt_logprobs;  // in pieces of choice 0
   std::optional<GenerationEnd> end;               // in the last piece of the choice
   bool last = false;                              // no choice has more
 };
+
+// The parts of a text, which take its place.
+void SetParts(AnswerPiece parts, OutputPiece& piece);
 
 // The text that becomes certain with one more token; without a token: what is left at the end.
 // Called from the step thread only.
@@ -73,6 +81,7 @@ struct GenerationRequest {
   std::vector<int64_t> eos_token_ids;
   std::function<TokenText()> new_token_text;  // for one choice; Scheduler::Submit() calls it
   std::optional<std::string> echo_text;       // begins the text of each choice
+  AnswerPartsOptions parts;
   std::optional<std::chrono::steady_clock::time_point> deadline;
   int unread_tokens_max = 256;  // a choice pauses while so many of its tokens were not read
 };

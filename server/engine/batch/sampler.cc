@@ -53,6 +53,13 @@ std::span<const float> Sampler::Scores(std::span<const int64_t> tokens,
   return scores_;
 }
 
+absl::StatusOr<SampledToken> Sampler::Take(int64_t token_id, std::span<const float> logits) const {
+  RETURN_IF_ERROR(CheckLogits(logits));
+  SampledToken out{.token_id = token_id};
+  if (sampling_.logprobs) out.logprobs = LogprobsOf(logits, token_id, *sampling_.logprobs);
+  return out;
+}
+
 bool Sampler::ChangesScores(int64_t answered) const {
   return counts_tokens_ || !sampling_.logit_bias.empty() || sampling_.dry.multiplier != 0 ||
          !sampling_.bad_words.empty() || answered < sampling_.min_tokens ||

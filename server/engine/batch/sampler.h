@@ -37,6 +37,8 @@ class Sampler {
   // the last call. INTERNAL for logits that are no distribution (a NaN, +Inf, or nothing above
   // -Inf), INVALID_FIELD when the request's bans leave no token.
   absl::StatusOr<SampledToken> Next(std::span<const int64_t> tokens, std::span<const float> logits);
+  // The same for a token that is chosen already.
+  absl::StatusOr<SampledToken> Take(int64_t token_id, std::span<const float> logits) const;
 
   // `scores` after what changes them, before they are drawn from; valid until the next call.
   std::span<const float> Scores(std::span<const int64_t> tokens, std::span<const float> scores);

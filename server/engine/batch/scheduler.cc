@@ -27,6 +27,8 @@ std::string_view FinishLabel(const GenerationEnd& end) {
   switch (end.reason) {
     case FinishReason::kStop:
       return "stop";
+    case FinishReason::kToolCalls:
+      return "tool_calls";
     case FinishReason::kLength:
       return "length";
     case FinishReason::kCancelled:

@@ -35,7 +35,7 @@ struct SchedulerStats {
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
   int64_t preemptions = 0;  // states given back to make room
-  // {method, "stop"|"length"|"cancelled"|"error"} -> how many.
+  // {method, "stop"|"length"|"cancelled"|"tool_calls"|"error"} -> how many.
   std::map<std::pair<std::string, std::string>, int64_t> finished;
   Histogram queue;
   Histogram time_to_first_token;

@@ -38,6 +38,7 @@ Sequence::Sequence(int64_t id, std::shared_ptr<Generation> generation, int choic
                 .end_token_ids = end_token_ids_}),
       stop_strings_(generation_->request().sampling.stop),
       token_text_(generation_->request().new_token_text()),
+      parts_(generation_->request().parts),
       tokens_(generation_->request().prompt),
       prompt_scored_end_(choice == 0 && generation_->request().sampling.prompt_logprobs
                              ? std::ssize(tokens_)
@@ -72,7 +73,9 @@ absl::Status Sequence::ScorePrompt(int64_t first, std::span<const float> logits,
 std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Time now) {
   const Sampling& sampling = generation_->request().sampling;
   if (sampling.max_tokens == 0) return End(FinishReason::kLength, now);
-  absl::StatusOr<SampledToken> sampled = sampler_.Next(tokens_, logits);
+  const std::optional<int64_t> forced = parts_.forced_token();
+  absl::StatusOr<SampledToken> sampled =
+      forced ? sampler_.Take(*forced, logits) : sampler_.Next(tokens_, logits);
   if (!sampled.ok()) return Stop(sampled.status(), FinishReason::kStop, now);
   const int64_t token_id = sampled->token_id;
   tokens_.push_back(token_id);
@@ -91,13 +94,20 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
     if (generated_ > sampling.min_tokens) piece.text = stop_strings_.Put(piece.text);
     if (generated_ >= sampling.max_tokens) finish = FinishReason::kLength;
   }
-  if (finish) piece.text += RestOfText();
+  if (finish) {
+    SetParts(parts_.PutLast(piece.text + RestOfText(), 1), piece);
+  } else {
+    SetParts(parts_.Put(std::move(piece.text), 1), piece);
+  }
   if (stop_strings_.match()) {
     finish = FinishReason::kStop;
     stop_token_id_.reset();  // the string came first
   }
   generation_->Append(std::move(piece));
   if (!finish) return std::nullopt;
+  if (*finish == FinishReason::kStop && !stop_strings_.match() && parts_.has_calls()) {
+    finish = FinishReason::kToolCalls;
+  }
   return End(*finish, now);
 }
 
@@ -118,8 +128,10 @@ void Sequence::NoteToken(Time now) {
 }
 
 GenerationEnd Sequence::Stop(const absl::Status& status, FinishReason reason, Time now) {
-  if (std::string rest = RestOfText(); !rest.empty()) {
-    generation_->Append({.choice = choice_, .text = std::move(rest)});
+  if (AnswerPiece rest = parts_.PutLast(RestOfText(), 0); !rest.empty()) {
+    OutputPiece piece{.choice = choice_};
+    SetParts(std::move(rest), piece);
+    generation_->Append(std::move(piece));
   }
   GenerationEnd end = End(reason, now);
   end.status = status;
@@ -134,6 +146,7 @@ GenerationEnd Sequence::End(FinishReason reason, Time now) const {
   }
   end.usage.prompt_tokens = std::ssize(generation_->request().prompt);
   end.usage.generated_tokens = generated_;
+  end.usage.reasoning_tokens = parts_.reasoning_tokens();
   end.usage.queue_seconds = Seconds(started_.value_or(now) - submitted_);
   if (first_token_) end.usage.time_to_first_token_seconds = Seconds(*first_token_ - submitted_);
   end.usage.total_seconds = Seconds(now - submitted_);

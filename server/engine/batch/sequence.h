@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/engine/batch/answer_parts.h"
 #include "server/engine/batch/beam_group.h"
 #include "server/engine/batch/request.h"
 #include "server/engine/batch/sampler.h"
@@ -90,6 +91,7 @@ class Sequence {
   Sampler sampler_;
   StopStrings stop_strings_;
   const TokenText token_text_;
+  AnswerParts parts_;
   std::vector<int64_t> tokens_;
   int64_t generated_ = 0;
   double logprob_sum_ = 0;  // of generated tokens, where choices are ranked

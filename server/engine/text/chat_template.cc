@@ -72,11 +72,22 @@ absl::StatusOr<std::map<std::string, std::string>> ReadSources(const std::string
   return NamedSources(*value);
 }
 
+struct NamedTemplate {
+  std::string source;
+  TemplatePtr parsed;
+};
+
 }  // namespace
 
 struct ChatTemplate::Rep {
-  std::map<std::string, TemplatePtr> templates;
+  std::map<std::string, NamedTemplate> templates;
   std::string special_tokens_json;
+
+  // The one for a conversation with or without tools; the end when there is none.
+  auto Find(bool with_tools) const {
+    const auto for_tools = templates.find(kToolUse);
+    return with_tools && for_tools != templates.end() ? for_tools : templates.find(kDefault);
+  }
 };
 
 ChatTemplate::ChatTemplate(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
@@ -89,8 +100,9 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::stri
   for (const char* name : {kDefault, kToolUse}) {
     const auto source = sources.find(name);
     if (source == sources.end()) continue;
-    ASSIGN_OR_RETURN(rep->templates[name],
+    ASSIGN_OR_RETURN(TemplatePtr parsed,
                      Parse(source->second, std::string("chat template ") + name));
+    rep->templates[name] = {source->second, std::move(parsed)};
   }
   if (rep->templates.empty()) {
     return Error(Reason::kNoChatTemplate, "the repository has no chat template");
@@ -101,10 +113,7 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::stri
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(const Input& input) const {
-  auto chosen = rep_->templates.find(kToolUse);
-  if (input.tools_json.empty() || chosen == rep_->templates.end()) {
-    chosen = rep_->templates.find(kDefault);
-  }
+  const auto chosen = rep_->Find(!input.tools_json.empty());
   if (chosen == rep_->templates.end()) {
     return InvalidField("tools", "the model's only chat template is the one for tools");
   }
@@ -120,9 +129,15 @@ absl::StatusOr<std::string> ChatTemplate::Render(const Input& input) const {
   modeld_text_bytes prompt{};
   modeld_text_bytes error{};
   const modeld_text_kind kind =
-      modeld_text_template_render(chosen->second.get(), &render, &prompt, &error);
+      modeld_text_template_render(chosen->second.parsed.get(), &render, &prompt, &error);
   if (kind != MODELD_TEXT_OK) return TakeFailure(kind, error, "chat template");
   return TakeText(prompt);
+}
+
+const std::string& ChatTemplate::Source(bool with_tools) const {
+  static const std::string kNone;
+  const auto chosen = rep_->Find(with_tools);
+  return chosen == rep_->templates.end() ? kNone : chosen->second.source;
 }
 
 }  // namespace modeld

@@ -40,6 +40,10 @@ class ChatTemplate {
   // again, because its thread cannot be ended.
   absl::StatusOr<std::string> Render(const Input& input) const;
 
+  // The source of the template that Render() takes with and without tools; empty when there is
+  // none for that.
+  const std::string& Source(bool with_tools) const;
+
  private:
   struct Rep;
   explicit ChatTemplate(std::unique_ptr<Rep> rep);

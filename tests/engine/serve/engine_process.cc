@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
 #include <string_view>
 #include <utility>
 
@@ -56,6 +57,7 @@ EngineProcess::Answer ReadAnswer(Reader& reader) {
   modeld::v1::GenerateResponse message;
   while (reader.Read(&message)) {
     message.set_text(answer.all.text() + message.text());
+    message.set_reasoning_text(answer.all.reasoning_text() + message.reasoning_text());
     answer.all.MergeFrom(message);
   }
   answer.status = FromGrpcStatus(reader.Finish());
@@ -126,7 +128,7 @@ EngineProcess::LoadResult EngineProcess::Load(const std::string& name,
                                               const modeld::engine::v1::RequestLimits& limits) {
   modeld::engine::v1::LoadRequest request;
   request.set_model_name(name);
-  request.set_snapshot_path(std::string(MODELD_TEST_MODELS) + "/" + name);
+  request.set_snapshot_path((std::filesystem::path(MODELD_TEST_MODELS) / name).string());
   request.set_dtype("float32");
   request.set_device_map("cpu");
   (*request.mutable_budget_bytes())["cpu"] = int64_t{1} << 30;

@@ -44,8 +44,8 @@ class EngineProcess {
   // Waits for the process; its exit status, or -1.
   int Wait();
 
-  // Loads tests/data/models/NAME in float32 on the CPU; `limits` that are 0 have their defaults.
-  // Every message, and how the call ended.
+  // Loads tests/data/models/NAME, or the folder NAME, in float32 on the CPU; `limits` that are 0
+  // have their defaults. Every message, and how the call ended.
   struct LoadResult {
     std::vector<modeld::engine::v1::LoadResponse> messages;
     absl::Status status;

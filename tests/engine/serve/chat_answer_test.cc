@@ -1,0 +1,164 @@
+#include "server/engine/chat_answer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_replace.h"
+#include "tests/engine/serve/engine_process.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temp_dir.h"
+
+namespace modeld {
+namespace {
+
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+// A copy of tiny-llama with a template, and a special token, of the test's own.
+class ModelFolder {
+ public:
+  explicit ModelFolder(const std::string& jinja, const std::string& special_token = "") {
+    namespace fs = std::filesystem;
+    for (const auto& file : fs::directory_iterator(fs::path(MODELD_TEST_MODELS) / "tiny-llama")) {
+      fs::copy(file.path(), folder_.path());
+    }
+    std::ofstream(path() + "/chat_template.jinja") << jinja;
+    if (special_token.empty()) return;
+    for (const char* name : {"/tokenizer.json", "/tokenizer_config.json"}) {
+      std::ifstream in(path() + name);
+      const std::string text(std::istreambuf_iterator<char>(in), {});
+      in.close();
+      std::ofstream(path() + name) << absl::StrReplaceAll(text, {{"<|endoftext|>", special_token}});
+    }
+  }
+
+  const std::string& path() const { return folder_.path(); }
+
+ private:
+  const TempDir folder_;
+};
+
+constexpr char kTools[] =
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+    "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+
+modeld::v1::ChatRequest Chat(int64_t max_tokens) {
+  modeld::v1::ChatRequest request;
+  request.add_messages()->set_role("user");
+  request.mutable_messages(0)->set_content("hello there");
+  request.mutable_sampling()->set_max_tokens(max_tokens);
+  request.mutable_sampling()->set_ignore_eos(true);
+  return request;
+}
+
+modeld::v1::ChatRequest WithTools(modeld::v1::ChatRequest request, const std::string& choice) {
+  request.add_tools()->set_name("now");
+  request.add_tools()->set_name("add");
+  request.set_tool_choice(choice);
+  return request;
+}
+
+TEST(ThinkingBudgetTest, IsANumberOfTokens) {
+  const auto read = [](const char* json) { return ReadThinkingBudget(json); };
+  EXPECT_EQ(*read(""), std::nullopt);
+  EXPECT_EQ(*read("{}"), std::nullopt);
+  EXPECT_EQ(*read(R"({"thinking_budget": null})"), std::nullopt);
+  EXPECT_EQ(*read(R"({"thinking_budget": -1})"), std::nullopt);
+  EXPECT_EQ(*read(R"({"thinking_budget": 0})"), 0);
+  EXPECT_EQ(*read(R"({"thinking_budget": 512})"), 512);
+  for (const char* json : {R"({"thinking_budget": -2})", R"({"thinking_budget": 1.5})",
+                           R"({"thinking_budget": "low"})"}) {
+    EXPECT_THAT(read(json), NamesField("template_args_json")) << json;
+  }
+}
+
+TEST(ChatAnswerTest, ReasoningIsApartAndEndsWithItsBudget) {
+  const ModelFolder model("{% for m in messages %}{{ m.content }}\n{% endfor %}<think>\n");
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load(model.path()).status, IsOk());
+  const auto tokenizer = Tokenizer::Load(model.path());
+  ASSERT_THAT(tokenizer, IsOk());
+  const std::vector<int64_t> end = *(*tokenizer)->Encode("\n</think>\n\n", false);
+  modeld::v1::ChatRequest request = Chat(60);
+
+  const EngineProcess::Answer free = engine.Chat(request);
+  request.set_template_args_json(R"({"thinking_budget": 10})");
+  const EngineProcess::Answer bounded = engine.Chat(request);
+
+  ASSERT_THAT(free.status, IsOk());
+  ASSERT_THAT(bounded.status, IsOk());
+  EXPECT_EQ(free.all.text(), "");
+  EXPECT_NE(free.all.reasoning_text(), "");
+  EXPECT_EQ(free.all.usage().reasoning_tokens(), 60);
+  const int64_t to_the_mark = std::ssize(*(*tokenizer)->Encode("\n</think>", false));
+  EXPECT_EQ(bounded.all.usage().reasoning_tokens(), 10 + to_the_mark);
+  EXPECT_NE(bounded.all.text(), "");
+  EXPECT_TRUE(free.all.reasoning_text().starts_with(bounded.all.reasoning_text()));
+  const std::vector<int64_t> forced(bounded.all.token_ids().begin() + 10,
+                                    bounded.all.token_ids().begin() + 10 + std::ssize(end));
+  EXPECT_EQ(forced, end);
+}
+
+TEST(ChatAnswerTest, ToolsThatTheModelCannotSeeAreRefused) {
+  const ModelFolder model("{% for m in messages %}{{ m.content }}{% endfor %}");
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load(model.path()).status, IsOk());
+
+  EXPECT_THAT(engine.Chat(WithTools(Chat(1), "")).status, NamesField("tools"));
+  EXPECT_THAT(engine.Chat(WithTools(Chat(1), "none")).status, IsOk());
+}
+
+TEST(ChatAnswerTest, ToolChoiceSaysWhichToolsTheModelSees) {
+  const ModelFolder model(kTools);
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load(model.path()).status, IsOk());
+  const auto prompt_tokens = [&](const modeld::v1::ChatRequest& request) {
+    const EngineProcess::Answer answer = engine.Chat(request);
+    EXPECT_THAT(answer.status, IsOk());
+    return answer.all.usage().prompt_tokens();
+  };
+
+  const int64_t without = prompt_tokens(Chat(1));
+  const int64_t with = prompt_tokens(WithTools(Chat(1), ""));
+
+  EXPECT_GT(with, without);
+  EXPECT_EQ(prompt_tokens(WithTools(Chat(1), "auto")), with);
+  EXPECT_EQ(prompt_tokens(WithTools(Chat(1), "none")), without);
+  EXPECT_THAT(engine.Chat(WithTools(Chat(1), "subtract")).status, NamesField("tool_choice"));
+  modeld::v1::ChatRequest no_tools = Chat(1);
+  no_tools.set_tool_choice("required");
+  EXPECT_THAT(engine.Chat(no_tools).status, NamesField("tool_choice"));
+  modeld::v1::ChatRequest twice = WithTools(Chat(1), "");
+  twice.add_tools()->set_name("now");
+  EXPECT_THAT(engine.Chat(twice).status, NamesField("tools[2].name"));
+}
+
+// The token of a mark is no text, but what opens a call that never comes is not lost.
+TEST(ChatAnswerTest, TheTokenOfAMarkComesBackWhenItOpensNoCall) {
+  const ModelFolder model(std::string(kTools) + "{# [TOOL_CALLS] #}", "[TOOL_CALLS]");
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load(model.path()).status, IsOk());
+  const auto tokenizer = Tokenizer::Load(model.path());
+  ASSERT_THAT(tokenizer, IsOk());
+  const std::optional<int64_t> mark = (*tokenizer)->TokenId("[TOOL_CALLS]");
+  ASSERT_TRUE(mark);
+  modeld::v1::ChatRequest request = Chat(3);
+  (*request.mutable_sampling()->mutable_logit_bias())[*mark] = 100;
+
+  const EngineProcess::Answer plain = engine.Chat(request);
+  const EngineProcess::Answer with_tools = engine.Chat(WithTools(request, ""));
+
+  EXPECT_THAT(plain.all.token_ids(), Each(*mark));
+  EXPECT_EQ(plain.all.text(), "");
+  EXPECT_EQ(with_tools.all.text(), "[TOOL_CALLS][TOOL_CALLS][TOOL_CALLS]");
+  EXPECT_EQ(with_tools.all.tool_calls_size(), 0);
+}
+
+}  // namespace
+}  // namespace modeld
