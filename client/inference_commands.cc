@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <iterator>
@@ -17,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "client/arguments.h"
+#include "client/chat_answer.h"
 #include "client/commands.h"
 #include "client/table.h"
 #include "server/base/status.h"
@@ -151,12 +153,10 @@ void Print(const std::string& text) {
   std::fflush(stdout);
 }
 
-// Prints text as it comes, of several choices each as a whole under its number. Gathers that of
-// choice 0 for the conversation.
+// Prints text as it comes, of several choices each as a whole under its number.
 std::function<bool(const v1::GenerateResponse&)> Printer(const Cli& cli,
-                                                         const v1::Sampling& sampling,
-                                                         std::string* text) {
-  return [&cli, text, several = sampling.n() > 1, first = true,
+                                                         const v1::Sampling& sampling) {
+  return [&cli, several = sampling.n() > 1, first = true,
           texts = std::map<int, std::string>()](const v1::GenerateResponse& message) mutable {
     if (cli.json()) {
       PrintJson(message, true);
@@ -170,29 +170,68 @@ std::function<bool(const v1::GenerateResponse&)> Printer(const Cli& cli,
     } else {
       Print(message.text());
     }
-    if (text != nullptr && message.index() == 0) text->append(message.text());
     return true;
   };
 }
 
+// One try of AnswerOnce. Of several choices each is shown as a whole under its number, and choice 0
+// is the one that the conversation goes on with.
+absl::Status StreamAnswer(const Cli& cli, Client& client, v1::ChatRequest& request) {
+  const bool several = request.sampling().n() > 1;
+  const auto reasoning = isatty(STDOUT_FILENO) == 1 && !several ? ChatAnswer::Reasoning::kDimmed
+                                                                : ChatAnswer::Reasoning::kHidden;
+  std::map<int, ChatAnswer> answers;
+  answers.try_emplace(0, reasoning);
+  RETURN_IF_ERROR(client.Chat(request, [&](const v1::GenerateResponse& piece) {
+    ChatAnswer& answer = answers.try_emplace(piece.index(), reasoning).first->second;
+    const std::string shown = answer.Add(piece);
+    if (cli.json()) {
+      PrintJson(piece, true);
+    } else if (!several) {
+      Print(shown);
+    }
+    return true;
+  }));
+  for (auto& [index, answer] : answers) {
+    const std::string rest = answer.End();
+    if (cli.json()) continue;
+    Print(several ? absl::StrCat("[", index, "] ", answer.message().content(), rest) : rest);
+  }
+  *request.add_messages() = answers.at(0).message();
+  return absl::OkStatus();
+}
+
 // Answers the conversation so far and appends the answer. Loads the model when it is not loaded.
 absl::Status AnswerOnce(const Cli& cli, Client& client, v1::ChatRequest& request) {
-  std::string answer;
-  absl::Status status = client.Chat(request, Printer(cli, request.sampling(), &answer));
-  if (HasReason(status, Reason::kModelNotReady)) {
-    v1::LoadModelRequest load;
-    load.set_model_name(request.model_name());
-    ASSIGN_OR_RETURN(const v1::Operation operation,
-                     client.Call(&v1::Orchestrator::Stub::LoadModel, client.orchestrator(), load));
-    RETURN_IF_ERROR(FollowOperation(cli, client, operation));
-    status = client.Chat(request, Printer(cli, request.sampling(), &answer));
+  const absl::Status status = StreamAnswer(cli, client, request);
+  if (!HasReason(status, Reason::kModelNotReady)) return status;
+  v1::LoadModelRequest load;
+  load.set_model_name(request.model_name());
+  ASSIGN_OR_RETURN(const v1::Operation operation,
+                   client.Call(&v1::Orchestrator::Stub::LoadModel, client.orchestrator(), load));
+  RETURN_IF_ERROR(FollowOperation(cli, client, operation));
+  return StreamAnswer(cli, client, request);
+}
+
+// Asks for a line of the conversation; false at its end.
+bool ReadLine(const std::string& prompt, std::string& line) {
+  if (isatty(STDIN_FILENO) == 1) std::fputs(prompt.c_str(), stderr);
+  return static_cast<bool>(std::getline(std::cin, line));
+}
+
+// Asks for what each call of the last answer gives; false when the conversation ends instead.
+bool ReadResults(v1::ChatRequest& request) {
+  const v1::ChatMessage answer = *request.messages().rbegin();
+  for (const v1::ToolCall& call : answer.tool_calls()) {
+    std::string result;
+    if (!ReadLine("result of " + call.name() + ">>> ", result)) return false;
+    v1::ChatMessage& message = *request.add_messages();
+    message.set_role("tool");
+    message.set_content(result);
+    message.set_tool_call_id(call.id());
+    message.set_name(call.name());
   }
-  if (!cli.json()) std::printf("\n");
-  RETURN_IF_ERROR(status);
-  auto* message = request.add_messages();
-  message->set_role("assistant");
-  message->set_content(answer);
-  return absl::OkStatus();
+  return true;
 }
 
 absl::Status Converse(const Cli& cli, Client& client, v1::ChatRequest& request) {
@@ -200,16 +239,27 @@ absl::Status Converse(const Cli& cli, Client& client, v1::ChatRequest& request) 
   if (terminal)
     std::fprintf(stderr, "Chat with %s; end with Ctrl-D.\n", request.model_name().c_str());
   std::string line;
-  while (true) {
-    if (terminal) std::fprintf(stderr, ">>> ");
-    if (!std::getline(std::cin, line)) break;
+  while (ReadLine(">>> ", line)) {
     if (line.empty()) continue;
     auto* message = request.add_messages();
     message->set_role("user");
     message->set_content(line);
     RETURN_IF_ERROR(AnswerOnce(cli, client, request));
+    while (request.messages().rbegin()->tool_calls_size() > 0) {
+      if (!ReadResults(request)) break;
+      RETURN_IF_ERROR(AnswerOnce(cli, client, request));
+    }
   }
   if (terminal) std::fprintf(stderr, "\n");
+  return absl::OkStatus();
+}
+
+absl::Status ReadToolsFile(const std::string& path, v1::ChatRequest& request) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::InvalidArgumentError("cannot read " + path);
+  const std::string json(std::istreambuf_iterator<char>(file), {});
+  ASSIGN_OR_RETURN(const std::vector<v1::Tool> tools, ParseTools(json));
+  request.mutable_tools()->Assign(tools.begin(), tools.end());
   return absl::OkStatus();
 }
 
@@ -218,15 +268,21 @@ void AddRun(CLI::App& app, Cli& cli) {
   auto request = std::make_shared<v1::ChatRequest>();
   auto prompt = std::make_shared<std::string>();
   auto system = std::make_shared<std::string>();
+  auto tools = std::make_shared<std::string>();
   AddModelArgument(command, request);
   command->add_option("PROMPT", *prompt, "Ask this once; without it a conversation begins");
   command->add_option("--system", *system, "System message");
   command->add_option_function<std::string>(
       "--template-args", [request](const std::string& v) { request->set_template_args_json(v); },
-      "JSON object of variables for the chat template");
+      "JSON object of variables for the chat template, and thinking_budget");
+  command->add_option("--tools", *tools, "File with the functions that the model may call (JSON)");
+  command->add_option_function<std::string>(
+      "--tool-choice", [request](const std::string& v) { request->set_tool_choice(v); },
+      "auto, none, required or the name of a function (auto)");
   AddSamplingOptions(command, request->mutable_sampling());
-  command->callback([&cli, request, prompt, system] {
-    cli.action = [&cli, request, prompt, system](Client& client) -> absl::Status {
+  command->callback([&cli, request, prompt, system, tools] {
+    cli.action = [&cli, request, prompt, system, tools](Client& client) -> absl::Status {
+      if (!tools->empty()) RETURN_IF_ERROR(ReadToolsFile(*tools, *request));
       if (!system->empty()) {
         auto* message = request->add_messages();
         message->set_role("system");
@@ -258,8 +314,7 @@ void AddGenerate(CLI::App& app, Cli& cli) {
       if (request->prompt().empty() && request->token_ids().empty()) {
         request->set_prompt(std::string(std::istreambuf_iterator<char>(std::cin), {}));
       }
-      const absl::Status status =
-          client.Generate(*request, Printer(cli, request->sampling(), nullptr));
+      const absl::Status status = client.Generate(*request, Printer(cli, request->sampling()));
       if (!cli.json()) std::printf("\n");
       return status;
     };
