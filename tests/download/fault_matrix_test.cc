@@ -160,7 +160,7 @@ const std::vector<Row> kBodyRows = {
      {R"({"kind":"cut","on":"cdn","bytes":1500000,"times":1})",
       R"({"kind":"status","on":"cdn","status":416,"after":1,"times":1})"},
      kOk,
-     1.5},
+     2.02},
     {"CorruptOnce", {R"({"kind":"corrupt","on":"cdn","offset":1234567,"times":1})"}, kOk, 2.02},
     {"SmallFileCorruptOnce",
      {R"({"kind":"corrupt","on":"resolve","path":"*config.json","offset":5,"times":1})"}},
