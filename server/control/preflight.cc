@@ -21,6 +21,10 @@ using nlohmann::json;
 constexpr char kConfigFile[] = "config.json";
 constexpr char kIndexFile[] = "model.safetensors.index.json";
 constexpr char kSingleWeightFile[] = "model.safetensors";
+constexpr char kModulesFile[] = "modules.json";
+// Each is a request; published repositories have at most six of some hundred bytes.
+constexpr size_t kModuleTextsMax = 32;
+constexpr int64_t kModuleTextBytesMax = 64 << 10;
 constexpr int64_t kSmallFileBytesMax = 64 << 20;
 // safetensors' own limit of a header, and what fits into inspect's 256 MB of input as base64.
 constexpr int64_t kHeaderBytesMax = 100 << 20;
@@ -84,6 +88,24 @@ absl::StatusOr<json> ReadHeads(const RangeReader& read, const std::vector<RepoFi
   return heads;
 }
 
+// What else says how texts become vectors; nothing without a modules.json.
+absl::StatusOr<json> ReadModuleTexts(const RangeReader& read, const std::vector<RepoFile>& files) {
+  json texts = json::object();
+  if (Find(files, kModulesFile) == nullptr) return texts;
+  for (const RepoFile& file : files) {
+    const size_t slash = file.path.find('/');
+    const bool is_modules_config =
+        slash != std::string::npos && file.path.substr(slash) == "/config.json";
+    const bool is_text =
+        file.path == kModulesFile || is_modules_config ||
+        (file.path.starts_with("sentence_") && file.path.ends_with("_config.json"));
+    if (!is_text || file.size_bytes > kModuleTextBytesMax) continue;
+    ASSIGN_OR_RETURN(texts[file.path], ReadSmallFile(read, file));
+    if (texts.size() == kModuleTextsMax) break;
+  }
+  return texts;
+}
+
 absl::StatusOr<std::string> ReadRangeOfFile(const std::string& full, int64_t offset,
                                             int64_t length) {
   ASSIGN_OR_RETURN(const UniqueFd file, OpenFile(full, O_RDONLY));
@@ -140,6 +162,7 @@ absl::StatusOr<Inspection> InspectFiles(Engines& engines, const PreflightRequest
   if (index != nullptr && Find(request.files, kSingleWeightFile) == nullptr) {
     ASSIGN_OR_RETURN(input["index"], ReadSmallFile(read, *index));
   }
+  ASSIGN_OR_RETURN(input["texts"], ReadModuleTexts(read, request.files));
   // The first answer says which files hold the weights.
   ASSIGN_OR_RETURN(Inspection inspection, engines.Inspect(Dump(input), stop));
   if (!request.headers || !inspection.supported || inspection.weight_files.empty()) {

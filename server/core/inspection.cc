@@ -7,11 +7,11 @@
 namespace modeld {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Inspection, model_type, architecture, supported,
-                                                reason, message, has_remote_code, parameters,
-                                                weights_file_bytes, weights_bytes, layer_bytes,
-                                                kv_bytes_per_token, state_bytes_per_sequence,
-                                                max_context, vocab_size, num_layers, hidden_size,
-                                                weight_files)
+                                                reason, message, has_remote_code, makes_vectors,
+                                                parameters, weights_file_bytes, weights_bytes,
+                                                layer_bytes, kv_bytes_per_token,
+                                                state_bytes_per_sequence, max_context, vocab_size,
+                                                num_layers, hidden_size, weight_files)
 
 absl::Status Inspection::Supported() const {
   if (supported) return absl::OkStatus();

@@ -20,11 +20,14 @@ struct Inspection {
   std::string reason;              // else a reason of the contract: UNSUPPORTED_ARCHITECTURE, ...
   std::string message;             // and why, for people
   bool has_remote_code = false;    // config.json has auto_map
+  bool makes_vectors = false;      // for Embed; else for Generate and Chat
   int64_t parameters = 0;          // 0: headers were not given
   int64_t weights_file_bytes = 0;  // tensor bytes as stored
   std::map<std::string, int64_t> weights_bytes;             // dtype -> bytes in memory, all layers
   std::map<std::string, std::vector<int64_t>> layer_bytes;  // dtype -> bytes of each layer
-  std::map<std::string, int64_t> kv_bytes_per_token;        // dtype -> bytes, all layers
+  // dtype -> bytes that one more token of context takes: keys and values of all layers, or, where
+  // texts become vectors, the activations.
+  std::map<std::string, int64_t> kv_bytes_per_token;
   int64_t state_bytes_per_sequence = 0;
   int64_t max_context = 0;  // tokens, of config.json
   int64_t vocab_size = 0;

@@ -89,7 +89,7 @@ StatsResponse StatsNow(const ModelSlot& slot) {
   SchedulerStats stats;
   StatsResponse out;
   if (const auto model = slot.Get(); model.ok()) {
-    stats = (*model)->scheduler->Stats();
+    stats = (*model)->Stats();
     for (const DeviceBytes& bytes : DeviceBytesNow((*model)->loaded)) {
       *out.add_devices() = ToProto(bytes);
     }
@@ -230,8 +230,7 @@ grpc::ServerUnaryReactor* EngineService::Drain(grpc::CallbackServerContext* cont
   }
   draining_ = true;
   drain_thread_ = std::jthread([reactor, request, response, model = *std::move(model)] {
-    response->set_cut_off(
-        model->scheduler->Drain(std::chrono::milliseconds(request->timeout_ms())));
+    response->set_cut_off(model->Drain(std::chrono::milliseconds(request->timeout_ms())));
     reactor->Finish(grpc::Status::OK);
   });
   return reactor;

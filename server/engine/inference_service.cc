@@ -14,6 +14,7 @@
 #include "server/core/reason.h"
 #include "server/engine/chat_answer.h"
 #include "server/engine/chat_prompt.h"
+#include "server/engine/embedding_call.h"
 #include "server/engine/generation_stream.h"
 #include "server/engine/sampling_tokens.h"
 #include "server/wire/convert.h"
@@ -189,11 +190,14 @@ absl::StatusOr<PreparedGeneration> PrepareChat(
 }  // namespace
 
 template <typename Prepare>
-grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Stream(Prepare prepare) {
+grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Stream(const char* method,
+                                                                                 Prepare prepare) {
   auto* stream = new GenerationStream;  // deletes itself
-  const bool accepted = executor_.Run([this, stream, prepare = std::move(prepare)] {
+  const bool accepted = executor_.Run([this, stream, method, prepare = std::move(prepare)] {
     absl::StatusOr<std::shared_ptr<ServingModel>> model = slot_.Get();
-    stream->Start(model.ok() ? prepare(*std::move(model)) : model.status());
+    absl::Status status = model.status();
+    if (status.ok()) status = (*model)->CheckGenerates(method);
+    stream->Start(status.ok() ? prepare(*std::move(model)) : status);
   });
   if (!accepted) stream->Start(TooManyWaiting());
   return stream;
@@ -213,31 +217,34 @@ grpc::ServerUnaryReactor* InferenceService::Unary(grpc::CallbackServerContext* c
 
 grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const modeld::v1::GenerateRequest* request) {
-  return Stream([request, deadline = DeadlineOf(*context)](
+  return Stream("Generate",
+                [request, deadline = DeadlineOf(*context)](
                     std::shared_ptr<ServingModel> model) -> absl::StatusOr<PreparedGeneration> {
-    ASSIGN_OR_RETURN(std::vector<int64_t> prompt, PromptOf(*request, *model));
-    std::optional<std::string> echo_text;
-    if (request->echo()) {
-      ASSIGN_OR_RETURN(echo_text, EchoText(*request, prompt, *model->tokenizer));
-    }
-    return PrepareGeneration(std::move(model), std::move(prompt),
-                             {"Generate", request->sampling(), deadline, std::move(echo_text)});
-  });
+                  ASSIGN_OR_RETURN(std::vector<int64_t> prompt, PromptOf(*request, *model));
+                  std::optional<std::string> echo_text;
+                  if (request->echo()) {
+                    ASSIGN_OR_RETURN(echo_text, EchoText(*request, prompt, *model->tokenizer));
+                  }
+                  return PrepareGeneration(
+                      std::move(model), std::move(prompt),
+                      {"Generate", request->sampling(), deadline, std::move(echo_text)});
+                });
 }
 
 grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Chat(
     grpc::CallbackServerContext* context, const modeld::v1::ChatRequest* request) {
-  return Stream([request, deadline = DeadlineOf(*context)](std::shared_ptr<ServingModel> model) {
-    return PrepareChat(*request, std::move(model), deadline);
-  });
+  return Stream("Chat",
+                [request, deadline = DeadlineOf(*context)](std::shared_ptr<ServingModel> model) {
+                  return PrepareChat(*request, std::move(model), deadline);
+                });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Embed(grpc::CallbackServerContext* context,
-                                                  const modeld::v1::EmbedRequest* /*request*/,
-                                                  modeld::v1::EmbedResponse* /*response*/) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(MethodNotSupported("Embed")));
-  return reactor;
+                                                  const modeld::v1::EmbedRequest* request,
+                                                  modeld::v1::EmbedResponse* response) {
+  auto* call = new EmbeddingCall(*request, DeadlineOf(*context), *response);  // deletes itself
+  if (!executor_.Run([this, call] { call->Start(slot_.Get()); })) call->Start(TooManyWaiting());
+  return call;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,

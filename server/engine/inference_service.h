@@ -36,7 +36,8 @@ class InferenceService final : public modeld::v1::Inference::CallbackService {
 
  private:
   template <typename Prepare>
-  grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* Stream(Prepare prepare);
+  grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* Stream(const char* method,
+                                                                 Prepare prepare);
   template <typename Answer>
   grpc::ServerUnaryReactor* Unary(grpc::CallbackServerContext* context, Answer answer);
 

@@ -1,10 +1,12 @@
 #include "server/engine/load_model.h"
 
+#include <span>
 #include <utility>
 
 #include "server/base/log.h"
 #include "server/core/model.h"
 #include "server/core/reason.h"
+#include "server/engine/models/pass.h"
 #include "server/wire/convert.h"
 
 namespace modeld {
@@ -69,7 +71,16 @@ absl::StatusOr<std::shared_ptr<ServingModel>> LoadServingModel(const LoadRequest
         on_message(Message(all ? LoadResponse::PHASE_WARMING_UP : LoadResponse::PHASE_READING,
                            bytes_done, bytes_total));
       }));
-  model->scheduler = std::make_unique<Scheduler>(options.scheduler, *model->loaded.model, clock);
+  if (model->loaded.embedder) {
+    const TextEmbedder& embedder = *model->loaded.embedder;
+    model->embeddings = std::make_unique<EmbeddingQueue>(
+        EmbeddingQueue::Options{.waiting_max = options.scheduler.waiting_max,
+                                .pass_tokens = kPassTokens},
+        [&embedder](std::span<const TokenizedText* const> texts) { return embedder.Embed(texts); },
+        clock);
+  } else {
+    model->scheduler = std::make_unique<Scheduler>(options.scheduler, *model->loaded.model, clock);
+  }
   LogInfo("model_loaded",
           {{"model", model->name},
            {"max_context", model->loaded.max_context},

@@ -146,7 +146,7 @@ int Serve(const ServeFlags& flags) {
   sigwait(&signals, &signal);
   LogInfo("engine_stopping", {{"signal", signal}});
   const std::jthread stuck([](const std::stop_token& done) { ExitWhenStuck(done); });
-  if (const auto model = slot.Get(); model.ok()) (*model)->scheduler->Drain({});
+  if (const auto model = slot.Get(); model.ok()) (*model)->Drain({});
   server->Shutdown(std::chrono::system_clock::now());
   server->Wait();
   unlink(flags.socket.c_str());

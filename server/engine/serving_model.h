@@ -1,12 +1,16 @@
 // The one model of the process with all that answering needs, and the place where it stands.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "server/base/mutex.h"
+#include "server/engine/batch/embedding_queue.h"
 #include "server/engine/batch/scheduler.h"
 #include "server/engine/chat_answer.h"
 #include "server/engine/chat_prompt.h"
@@ -16,7 +20,7 @@
 
 namespace modeld {
 
-// Immutable but for the scheduler inside; thread-safe.
+// Immutable but for scheduler and queue; thread-safe.
 struct ServingModel {
   std::string name;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -25,7 +29,16 @@ struct ServingModel {
   AnswerFormats answer_formats;  // without a chat template: nothing
   LoadedModel loaded;
   RequestLimits limits;
-  std::unique_ptr<Scheduler> scheduler;  // last, so that its thread ends before the model
+  // One of the two is there, last, so that its thread ends before the model.
+  std::unique_ptr<Scheduler> scheduler;        // of a model that generates
+  std::unique_ptr<EmbeddingQueue> embeddings;  // of one that makes vectors
+
+  SchedulerStats Stats() const;
+  // Of scheduler or queue.
+  int64_t Drain(std::chrono::milliseconds timeout) const;
+  // METHOD_NOT_SUPPORTED, naming what the model is for.
+  absl::Status CheckGenerates(std::string_view method) const;
+  absl::Status CheckEmbeds() const;
 };
 
 // Empty until a model was loaded. Thread-safe.

@@ -80,6 +80,7 @@ modeld::v1::Preflight ToProto(const Inspection& inspection) {
   out.mutable_kv_cache_bytes_per_token()->insert(inspection.kv_bytes_per_token.begin(),
                                                  inspection.kv_bytes_per_token.end());
   out.set_max_context(inspection.max_context);
+  out.set_makes_vectors(inspection.makes_vectors);
   return out;
 }
 

@@ -5,8 +5,8 @@
     python tests/goldens/table.py RESULTS
 
 Of each model type: the repositories, the last commit that changed them, the largest difference of a
-float32 logit as a share of the largest |logit|, and the mean distance of bfloat16 logits from float32
-ones over that of transformers.
+float32 logit (of a number of the last layer where vectors are made) as a share of the largest one, and
+the mean distance of bfloat16 from float32 over that of transformers.
 """
 
 import json
@@ -32,7 +32,7 @@ def seen(results):
 
 def rows(figures):
     by_type = {}
-    for path in sorted(MODELS.glob("*/goldens.json")):
+    for path in sorted([*MODELS.glob("*/goldens.json"), *MODELS.glob("*/vectors.json")]):
         model_type = json.loads((path.parent / "config.json").read_text())["model_type"]
         by_type.setdefault(model_type, []).append(path.parent)
     for model_type, folders in by_type.items():

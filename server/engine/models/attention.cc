@@ -35,10 +35,10 @@ at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& option
   const bool has_kernel = rows.query.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16);
   if (!has_kernel) return AttendPagedByOperators(rows, options, pass);
   const at::Tensor query = rows.query.contiguous();
-  const KvShape& shape = pass.kv.options().layers[options.layer];
+  const KvShape& shape = pass.kv->options().layers[options.layer];
   const KvLayer cache = {
-      .keys = pass.kv.keys(options.layer).data_ptr(),
-      .values = pass.kv.values(options.layer).data_ptr(),
+      .keys = pass.kv->keys(options.layer).data_ptr(),
+      .values = pass.kv->values(options.layer).data_ptr(),
       .kv_heads = shape.heads,
       .head_dim = shape.key_dim,
       .value_dim = shape.value_dim,
@@ -58,17 +58,17 @@ at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& option
                   .softcap = static_cast<float>(options.softcap),
                   .window = options.window,
                   .sinks = options.sinks.defined() ? options.sinks.data_ptr<float>() : nullptr},
-                 pass.threads);
+                 *pass.threads);
   return out;
 }
 
 at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, const AttentionOptions& options,
                                   const Pass& pass) {
   const at::Device device = rows.query.device();
-  const KvShape& shape = pass.kv.options().layers[options.layer];
+  const KvShape& shape = pass.kv->options().layers[options.layer];
   const int64_t group = rows.query.size(1) / shape.heads;
-  at::Tensor keys = pass.kv.keys(options.layer);
-  at::Tensor values = pass.kv.values(options.layer).narrow(3, 0, shape.value_dim);
+  at::Tensor keys = pass.kv->keys(options.layer);
+  at::Tensor values = pass.kv->values(options.layer).narrow(3, 0, shape.value_dim);
   std::vector<at::Tensor> outs;
   for (const KvRows& segment : pass.segments) {
     const auto [blocks, slots] = PlacesOf(segment, device);

@@ -1,4 +1,5 @@
-// Attention over the paged cache: our kernel on the CPU, libtorch's operators elsewhere.
+// Attention over the paged cache, with our kernel on the CPU and libtorch's operators elsewhere;
+// and within whole texts.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,7 +22,8 @@ struct AttentionOptions {
   double scale = 1;
   double softcap = 0;
   int64_t window = 0;
-  at::Tensor sinks;  // float32 [heads], or undefined
+  bool both_ways = false;  // see LayerConfig::window; of whole texts only
+  at::Tensor sinks;        // float32 [heads], or undefined
 };
 
 // Stores the keys and values of all rows, if there are any, in the cache and attends to everything
@@ -29,7 +31,14 @@ struct AttentionOptions {
 at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& options,
                        const Pass& pass);
 
-// The same out of libtorch's operators, for any device.
+// The same within whole texts, which see nothing but themselves.
+at::Tensor AttendWhole(const QueryKeyValue& rows, const AttentionOptions& options,
+                       const Pass& pass);
+
+// Attention numbers of queries and keys that AttendWhole has at once.
+inline constexpr int64_t kScoresMax = 2 << 20;
+
+// As AttendPaged, out of libtorch's operators, for any device.
 at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, const AttentionOptions& options,
                                   const Pass& pass);
 

@@ -40,6 +40,7 @@ Norm::Norm(const TensorSource& source, const std::string& name, NormKind kind, d
 }
 
 at::Tensor Norm::operator()(const at::Tensor& x) const {
+  if (!weight_.defined()) return x;
   if (kind_ == NormKind::kLayer || kind_ == NormKind::kLayerNoBias) {
     return at::layer_norm(x.to(at::kFloat), weight_.sizes(), weight_, bias_, eps_)
         .to(x.scalar_type());

@@ -37,7 +37,7 @@ class Linear {
   at::Tensor bias_;    // [out], may be undefined
 };
 
-// Over the last dimension.
+// Over the last dimension. Made without arguments it changes nothing.
 class Norm {
  public:
   Norm() = default;

@@ -154,8 +154,8 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
   const Pass pass = {.turns = std::move(turns),
                      .query_scale = QueryScale(positions),
                      .segments = std::move(segments),
-                     .kv = *parts_.kv,
-                     .threads = *parts_.threads,
+                     .kv = parts_.kv.get(),
+                     .threads = parts_.threads.get(),
                      .states = parts_.states.get(),
                      .groups = std::move(groups),
                      .layer_inputs = LayerInputs(ids, hidden)};

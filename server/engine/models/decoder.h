@@ -21,9 +21,6 @@
 
 namespace modeld {
 
-// Tokens that go through the layers at once. A longer step is cut, so that its workspace stays what
-// the budget was computed with.
-inline constexpr int64_t kPassTokens = 512;
 // Rows that go through the head at once.
 inline constexpr int64_t kHeadRows = 64;
 

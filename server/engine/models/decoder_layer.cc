@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace modeld {
@@ -24,12 +26,10 @@ DecoderLayer::DecoderLayer(const TensorSource& source, const ArchitectureConfig&
   const auto norm = [&](const char* name) {
     return Norm(source, prefix + name, config.norm, config.norm_eps);
   };
-  const bool around = placement_ == NormPlacement::kAround;
-  if (placement_ != NormPlacement::kAfter) attention_norm_ = norm("attention_norm");
-  if (placement_ != NormPlacement::kAfter && placement_ != NormPlacement::kParallel) {
-    mlp_norm_ = norm("mlp_norm");
-  }
-  if (around || placement_ == NormPlacement::kAfter) {
+  const bool after = placement_ == NormPlacement::kAfter || placement_ == NormPlacement::kAfterSum;
+  if (!after && config.layers[layer].attention_norm) attention_norm_ = norm("attention_norm");
+  if (!after && placement_ != NormPlacement::kParallel) mlp_norm_ = norm("mlp_norm");
+  if (after || placement_ == NormPlacement::kAround) {
     attention_after_norm_ = norm("attention_after_norm");
     mlp_after_norm_ = norm("mlp_after_norm");
   }
@@ -50,7 +50,17 @@ DecoderLayer::DecoderLayer(const TensorSource& source, const ArchitectureConfig&
 }
 
 at::Tensor DecoderLayer::FeedForward(const at::Tensor& x) const {
-  return experts_ ? (*experts_)(x) : mlp_(x);
+  const auto block = [&](const at::Tensor& rows) {
+    return experts_ ? (*experts_)(rows) : mlp_(rows);
+  };
+  if (x.size(0) <= kPassTokens) return block(x);
+  // A long text goes through the layers whole, but not through the widest part of them.
+  at::Tensor out = at::empty_like(x);
+  for (int64_t row = 0; row < x.size(0); row += kPassTokens) {
+    const int64_t count = std::min(kPassTokens, x.size(0) - row);
+    out.narrow(0, row, count).copy_(block(x.narrow(0, row, count)));
+  }
+  return out;
 }
 
 at::Tensor DecoderLayer::FeedForwardAround(const at::Tensor& x) const {
@@ -82,6 +92,10 @@ at::Tensor DecoderLayer::Blocks(const at::Tensor& hidden, const Pass& pass) cons
     case NormPlacement::kAfter: {
       const at::Tensor x = added(hidden, attention_after_norm_((*attention_)(hidden, pass)));
       return added(x, mlp_after_norm_(FeedForward(x)));
+    }
+    case NormPlacement::kAfterSum: {
+      const at::Tensor x = attention_after_norm_(added(hidden, (*attention_)(hidden, pass)));
+      return mlp_after_norm_(added(x, FeedForward(x)));
     }
     case NormPlacement::kAround: {
       const at::Tensor attended = (*attention_)(attention_norm_(hidden), pass);

@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -13,11 +15,14 @@
 #include "server/base/status.h"
 #include "server/core/reason.h"
 #include "server/engine/models/decoder.h"
+#include "server/engine/models/encoder.h"
 #include "server/engine/models/memory_plan.h"
+#include "server/engine/models/sentence_head.h"
 #include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/architecture.h"
 #include "server/engine/weights/config.h"
 #include "server/engine/weights/generation_config.h"
+#include "server/engine/weights/sentence_config.h"
 #include "server/engine/weights/weight_set.h"
 
 // OpenBLAS keeps threads of its own, which libtorch's setting does not reach. Absent with other
@@ -76,6 +81,28 @@ absl::StatusOr<GenerationDefaults> DefaultsOf(const std::string& snapshot_path,
   return ReadGenerationDefaults(text, config.eos_token_ids);
 }
 
+// What the small files of a snapshot say.
+struct Description {
+  ArchitectureConfig config;
+  GenerationDefaults generation_defaults;
+  SentenceConfig sentence;  // of a model that makes vectors
+};
+
+absl::StatusOr<Description> Describe(const std::string& snapshot_path) {
+  ASSIGN_OR_RETURN(const std::string config_json,
+                   ReadFile(absl::StrCat(snapshot_path, "/config.json")));
+  Description description;
+  ASSIGN_OR_RETURN(description.config, ReadArchitectureConfig(config_json));
+  ASSIGN_OR_RETURN(description.generation_defaults, DefaultsOf(snapshot_path, description.config));
+  const SmallFiles files = FilesBelow(snapshot_path);
+  ASSIGN_OR_RETURN(const std::optional<std::string> modules, files(kModulesFile));
+  if (modules) RETURN_IF_ERROR(UseForVectors(description.config));
+  if (description.config.makes_vectors) {
+    ASSIGN_OR_RETURN(description.sentence, ReadSentenceConfig(files, description.config));
+  }
+  return description;
+}
+
 // One forward, so that libraries have built their kernels before the first request.
 void WarmUp(CausalLm& model) {
   const std::unique_ptr<SequenceState> state = model.NewSequence();
@@ -87,6 +114,11 @@ void WarmUp(CausalLm& model) {
   }
 }
 
+void WarmUp(const TextEmbedder& embedder) {
+  const TokenizedText text = {.token_ids = {0}};
+  embedder.Embed(std::vector{&text});
+}
+
 struct Placement {
   std::string device_name;
   at::Device device;
@@ -94,12 +126,16 @@ struct Placement {
 };
 
 // May throw c10::Error or std::bad_alloc.
-std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSet& weights,
-                                const Placement& place, const MemoryPlan& plan,
-                                const ModelLoadOptions& options, const LoadProgress& progress) {
-  const TensorSource source(weights, place.dtype, place.device, [&](int64_t done) {
-    if (progress) progress(done, weights.bytes());
-  });
+TensorSource ReadTensors(const WeightSet& weights, const Placement& place,
+                         const LoadProgress& progress) {
+  return {weights, place.dtype, place.device, [&](int64_t done) {
+            if (progress) progress(done, weights.bytes());
+          }};
+}
+
+// May throw as ReadTensors().
+std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const TensorSource& source,
+                                const Placement& place, const MemoryPlan& plan, int threads) {
   ModelParts parts = {.config = config,
                       .max_context = plan.max_context,
                       .kv = std::make_shared<KvPool>(KvPool::Options{.layers = KvShapes(config),
@@ -107,7 +143,7 @@ std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSe
                                                                      .dtype = place.dtype,
                                                                      .device = place.device}),
                       .states = {},
-                      .threads = std::make_unique<ThreadPool>(options.threads)};
+                      .threads = std::make_unique<ThreadPool>(threads)};
   if (plan.state_slots > 0) {
     parts.states = std::make_shared<StatePool>(config, plan.state_slots, place.device);
   }
@@ -116,40 +152,59 @@ std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const WeightSe
   return model;
 }
 
+// May throw as ReadTensors().
+absl::StatusOr<LoadedModel> LoadOn(const Placement& place, const Description& description,
+                                   const WeightSet& weights, const ModelLoadOptions& options,
+                                   const LoadProgress& progress) {
+  const ArchitectureConfig& config = description.config;
+  ASSIGN_OR_RETURN(SentenceHead head,
+                   SentenceHead::Load(description.sentence, options.snapshot_path, place.device));
+  ASSIGN_OR_RETURN(
+      const MemoryPlan plan,
+      PlanMemory(config, {.device = place.device_name,
+                          .budget_bytes = options.budget_bytes.at(place.device_name),
+                          .element_bytes = static_cast<int64_t>(c10::elementSize(place.dtype)),
+                          .max_context = options.spec.max_context,
+                          .other_weights_bytes = head.bytes()}));
+  SetThreads(options.threads);
+  const TensorSource source = ReadTensors(weights, place, progress);
+  LoadedModel loaded;
+  loaded.max_context = plan.max_context;
+  if (config.makes_vectors) {
+    loaded.embedder = std::make_unique<TextEmbedder>(Encoder(config, plan.max_context, source),
+                                                     std::move(head), description.sentence);
+    WarmUp(*loaded.embedder);
+    const int64_t max_tokens = description.sentence.max_tokens;
+    if (max_tokens > 0) loaded.max_context = std::min(loaded.max_context, max_tokens);
+  } else {
+    loaded.model = Build(config, source, place, plan, options.threads);
+  }
+  loaded.generation_defaults = description.generation_defaults;
+  loaded.devices = {{.device = place.device_name,
+                     .weights_bytes = plan.weights_bytes,
+                     .kv_cache_bytes = plan.kv_bytes + plan.state_bytes,
+                     .workspace_bytes = plan.workspace_bytes}};
+  return loaded;
+}
+
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options,
                                       const LoadProgress& progress) {
   ASSIGN_OR_RETURN(const std::string device_name, ChooseDevice(options));
-  ASSIGN_OR_RETURN(const std::string config_json,
-                   ReadFile(absl::StrCat(options.snapshot_path, "/config.json")));
-  ASSIGN_OR_RETURN(const ArchitectureConfig config, ReadArchitectureConfig(config_json));
-  LoadedModel loaded;
-  ASSIGN_OR_RETURN(loaded.generation_defaults, DefaultsOf(options.snapshot_path, config));
+  ASSIGN_OR_RETURN(const Description description, Describe(options.snapshot_path));
   // Opening maps the files and checks every header; reading comes after the budget was divided.
-  ASSIGN_OR_RETURN(const WeightSet weights, WeightSet::Open(options.snapshot_path, config));
-  const int64_t budget_bytes = options.budget_bytes.at(device_name);
+  ASSIGN_OR_RETURN(const WeightSet weights,
+                   WeightSet::Open(options.snapshot_path, description.config));
   try {
     const at::Device device(device_name);
     ASSIGN_OR_RETURN(const at::ScalarType dtype, ChooseDtype(options.spec.dtype, device));
-    ASSIGN_OR_RETURN(
-        const MemoryPlan plan,
-        PlanMemory(config, {.device = device_name,
-                            .budget_bytes = budget_bytes,
-                            .element_bytes = static_cast<int64_t>(c10::elementSize(dtype)),
-                            .max_context = options.spec.max_context}));
-    SetThreads(options.threads);
-    loaded.model = Build(config, weights, {device_name, device, dtype}, plan, options, progress);
-    loaded.max_context = plan.max_context;
-    loaded.devices = {{.device = device_name,
-                       .weights_bytes = plan.weights_bytes,
-                       .kv_cache_bytes = plan.kv_bytes + plan.state_bytes,
-                       .workspace_bytes = plan.workspace_bytes}};
-    return loaded;
+    return LoadOn({device_name, device, dtype}, description, weights, options, progress);
   } catch (const c10::OutOfMemoryError& e) {
-    return Error(Reason::kInsufficientDeviceMemory,
-                 absl::StrFormat("%s is out of memory within its budget of %d bytes: %s",
-                                 device_name, budget_bytes, e.what_without_backtrace()));
+    return Error(
+        Reason::kInsufficientDeviceMemory,
+        absl::StrFormat("%s is out of memory within its budget of %d bytes: %s", device_name,
+                        options.budget_bytes.at(device_name), e.what_without_backtrace()));
   } catch (const c10::Error& e) {
     return Error(Reason::kInternal, absl::StrFormat("libtorch cannot load the model on %s: %s",
                                                     device_name, e.what_without_backtrace()));

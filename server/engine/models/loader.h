@@ -13,6 +13,7 @@
 #include "server/core/model.h"
 #include "server/core/sampling.h"
 #include "server/engine/models/model.h"
+#include "server/engine/models/text_embedder.h"
 
 namespace modeld {
 
@@ -30,13 +31,15 @@ struct ModelLoadOptions {
 using LoadProgress = std::function<void(int64_t bytes_done, int64_t bytes_total)>;
 
 struct LoadedModel {
-  std::unique_ptr<CausalLm> model;
+  std::unique_ptr<CausalLm> model;         // null when it makes vectors:
+  std::unique_ptr<TextEmbedder> embedder;  // null when it generates
   std::vector<DeviceBytes> devices;        // after warm-up
   GenerationDefaults generation_defaults;  // of generation_config.json, eos from config.json too
-  int64_t max_context = 0;
+  int64_t max_context = 0;                 // tokens; what a text may have of them for an embedder
 };
 
-// Reads config.json and the weights, places them by the device map, warms up with one forward.
+// Reads config.json and the weights, places them by the device map, warms up with one forward. An
+// encoder, a decoder without its head and a repository with modules.json make vectors.
 // UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_WEIGHTS, INVALID_REPOSITORY (names the tensor or key and
 // both figures), INSUFFICIENT_DEVICE_MEMORY, INVALID_FIELD (device_map names a device that is not
 // there).

@@ -6,6 +6,7 @@
 #include "server/base/status.h"
 #include "server/core/reason.h"
 #include "server/engine/kernels/paged_attention.h"
+#include "server/engine/models/attention.h"
 #include "server/engine/models/decoder.h"
 #include "server/engine/models/recurrence.h"
 #include "server/engine/weights/architecture.h"
@@ -55,6 +56,39 @@ int64_t WorkspaceBytes(const ArchitectureConfig& config) {
   return (kPassTokens * row + 2 * kHeadRows * config.vocab_size) * int64_t{sizeof(float)};
 }
 
+// Gate, up and their product, in float32.
+int64_t FeedForwardBytes(const ArchitectureConfig& config) {
+  const int64_t inner = std::max({config.intermediate_size, config.moe.intermediate_size,
+                                  config.moe.shared_intermediate_size});
+  return kPassTokens * 3 * inner * int64_t{sizeof(float)};
+}
+
+// Of a model that makes vectors: the layers' share is RowBytes() for each token of the longest
+// text.
+absl::StatusOr<MemoryPlan> PlanVectors(const ArchitectureConfig& config,
+                                       const MemoryRequest& request) {
+  // Scores, what is added to them, and their softmax.
+  constexpr int64_t kScoreBytes = 4 * kScoresMax * int64_t{sizeof(float)};
+  MemoryPlan plan;
+  plan.weights_bytes = WeightsBytes(config, request.element_bytes) + request.other_weights_bytes;
+  const int64_t fixed_bytes = plan.weights_bytes + FeedForwardBytes(config) + kScoreBytes;
+  const auto rows_for = [](int64_t tokens) { return std::max(tokens, kPassTokens); };
+  const int64_t needed_context =
+      request.max_context > 0 ? request.max_context : std::min(kContextMin, config.max_context);
+  const int64_t required_bytes = fixed_bytes + rows_for(needed_context) * RowBytes(config);
+  if (required_bytes > request.budget_bytes) {
+    return InsufficientBytes(Reason::kInsufficientDeviceMemory, request.device, required_bytes,
+                             request.budget_bytes);
+  }
+  plan.max_context =
+      request.max_context > 0
+          ? request.max_context
+          : std::min(config.max_context, (request.budget_bytes - fixed_bytes) / RowBytes(config));
+  plan.workspace_bytes =
+      fixed_bytes - plan.weights_bytes + rows_for(plan.max_context) * RowBytes(config);
+  return plan;
+}
+
 }  // namespace
 
 absl::StatusOr<MemoryPlan> PlanMemory(const ArchitectureConfig& config,
@@ -63,6 +97,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ArchitectureConfig& config,
     return InvalidField("max_context", absl::StrFormat("is %d tokens, but the model has %d",
                                                        request.max_context, config.max_context));
   }
+  if (config.makes_vectors) return PlanVectors(config, request);
   MemoryPlan plan;
   plan.weights_bytes = WeightsBytes(config, request.element_bytes);
   plan.workspace_bytes = WorkspaceBytes(config);

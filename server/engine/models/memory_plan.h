@@ -10,10 +10,11 @@
 namespace modeld {
 
 struct MemoryRequest {
-  std::string device;         // "cpu"; for messages
-  int64_t budget_bytes = 0;   // hard
-  int64_t element_bytes = 0;  // of weights, keys and values
-  int64_t max_context = 0;    // tokens; 0: as much as fits
+  std::string device;               // "cpu"; for messages
+  int64_t budget_bytes = 0;         // hard
+  int64_t element_bytes = 0;        // of weights, keys and values
+  int64_t max_context = 0;          // tokens; 0: as much as fits
+  int64_t other_weights_bytes = 0;  // beside the configuration's
 };
 
 struct MemoryPlan {

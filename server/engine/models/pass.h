@@ -13,6 +13,10 @@
 
 namespace modeld {
 
+// Tokens that go through the layers at once. A longer step is cut, so that its workspace stays what
+// the budget was computed with; only a whole text can be longer.
+inline constexpr int64_t kPassTokens = 512;
+
 // Cosines and sines of the positions of all rows, both [rows, 1, rotary_dim] in the model's dtype.
 struct Turns {
   at::Tensor cos;
@@ -21,15 +25,17 @@ struct Turns {
 
 // Rows are the new tokens of all segments, one after the other.
 struct Pass {
-  std::vector<Turns> turns;  // of each rope of the configuration
-  at::Tensor query_scale;    // [rows, 1, 1], undefined where queries are not scaled by position
+  std::vector<Turns> turns = {};  // of each rope of the configuration
+  at::Tensor query_scale = {};  // [rows, 1, 1], undefined where queries are not scaled by position
   std::vector<KvRows> segments;
-  KvPool& kv;
-  ThreadPool& threads;
+  KvPool* kv = nullptr;           // null: the segments are whole texts, and nothing is kept
+  ThreadPool* threads = nullptr;  // with kv
   // Of a model with layers other than attention; else null and empty.
-  StatePool* states;
-  std::vector<RowGroup> groups;
-  at::Tensor layer_inputs;  // [rows, layers, layer_input_size], undefined where there are none
+  StatePool* states = nullptr;
+  std::vector<RowGroup> groups = {};
+  at::Tensor layer_inputs = {};  // [rows, layers, layer_input_size], undefined where there are none
+  // Of whole texts: logits by distance, [heads, 2 * n - 1], of which the middle is distance 0.
+  at::Tensor distance_logits = {};  // undefined where the model has none
 };
 
 }  // namespace modeld

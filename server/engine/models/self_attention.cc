@@ -20,7 +20,8 @@ SelfAttention::SelfAttention(const TensorSource& source, const std::string& pref
       options_({.layer = layer_.kv_layer >= 0 ? layer_.kv_layer : layer,
                 .scale = config.attention_scale,
                 .softcap = config.attention_softcap,
-                .window = layer_.window}) {
+                .window = layer_.window,
+                .both_ways = config.both_ways}) {
   ReadProjections(source, prefix, config);
   output_ =
       Linear(source, prefix + "o_proj", config.attention_output_bias, config.transposed_linear);
@@ -88,7 +89,8 @@ at::Tensor SelfAttention::operator()(const at::Tensor& x, const Pass& pass) cons
   query = Prepared(query.view({rows, num_heads_, head_dim_}), query_norm_, pass);
   if (pass.query_scale.defined()) query = query * pass.query_scale;
   const auto [key, value] = KeyAndValue(x, pass);
-  const at::Tensor heads = AttendPaged({query, key, value}, options_, pass);
+  const at::Tensor heads = pass.kv == nullptr ? AttendWhole({query, key, value}, options_, pass)
+                                              : AttendPaged({query, key, value}, options_, pass);
   const at::Tensor joined = heads.view({rows, num_heads_ * head_dim_});
   return output_(gated_ ? joined * at::sigmoid(gate) : joined);
 }

@@ -21,22 +21,6 @@ at::ScalarType ScalarTypeOf(const std::string& dtype) {
   return at::kBFloat16;
 }
 
-// The stored tensor over the mapped bytes; holds the file.
-at::Tensor Mapped(const WeightSet::Tensor& tensor) {
-  const at::ScalarType dtype = ScalarTypeOf(tensor.stored->dtype);
-  const auto address = reinterpret_cast<uintptr_t>(tensor.data);
-  if (address % c10::elementSize(dtype) != 0) {
-    // The format does not promise alignment; such a tensor is copied.
-    at::Tensor copy = at::empty(tensor.stored->shape, dtype);
-    std::copy_n(tensor.data, tensor.stored->bytes(), static_cast<std::byte*>(copy.data_ptr()));
-    return copy;
-  }
-  // Nothing writes to weights, and the mapping is read-only.
-  auto* data = const_cast<std::byte*>(tensor.data);
-  return at::from_blob(
-      data, tensor.stored->shape, [file = tensor.file](void*) {}, at::TensorOptions().dtype(dtype));
-}
-
 // An F8_E4M3 tensor times its scale, a piece at a time so that little is there in float32.
 at::Tensor Dequantized(const WeightSet::Tensor& tensor, at::ScalarType dtype) {
   at::Tensor whole = at::empty(tensor.stored->shape, dtype);
@@ -62,6 +46,21 @@ void Touch(const std::byte* data, int64_t bytes) {
 
 }  // namespace
 
+at::Tensor MappedTensor(const WeightSet::Tensor& tensor) {
+  const at::ScalarType dtype = ScalarTypeOf(tensor.stored->dtype);
+  const auto address = reinterpret_cast<uintptr_t>(tensor.data);
+  if (address % c10::elementSize(dtype) != 0) {
+    // The format does not promise alignment; such a tensor is copied.
+    at::Tensor copy = at::empty(tensor.stored->shape, dtype);
+    std::copy_n(tensor.data, tensor.stored->bytes(), static_cast<std::byte*>(copy.data_ptr()));
+    return copy;
+  }
+  // Nothing writes to weights, and the mapping is read-only.
+  auto* data = const_cast<std::byte*>(tensor.data);
+  return at::from_blob(
+      data, tensor.stored->shape, [file = tensor.file](void*) {}, at::TensorOptions().dtype(dtype));
+}
+
 TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype, at::Device device,
                            const Progress& progress) {
   int64_t done = 0;
@@ -73,7 +72,8 @@ TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype, at::D
       done += piece;
       progress(done);
     }
-    const at::Tensor whole = tensor.scale == nullptr ? Mapped(tensor) : Dequantized(tensor, dtype);
+    const at::Tensor whole =
+        tensor.scale == nullptr ? MappedTensor(tensor) : Dequantized(tensor, dtype);
     // Bytes are numbers that a block knows how to read.
     const at::ScalarType kept = whole.scalar_type() == at::kByte ? at::kByte : dtype;
     tensors_.emplace(name, whole.to(device, kept));

@@ -12,6 +12,9 @@
 
 namespace modeld {
 
+// The stored tensor over the mapped bytes, in the dtype of the file; holds the file.
+at::Tensor MappedTensor(const WeightSet::Tensor& tensor);
+
 // A tensor on the CPU in the dtype of the file shares the file's pages: nothing is copied, and the
 // kernel may drop and read them again. Any other tensor exists once, in `dtype` on `device`; bytes
 // stay bytes.

@@ -41,11 +41,14 @@ int64_t TensorShape::elements() const {
 
 std::span<const Architecture> Architectures() {
   static const std::array kTable = {
-      kCohere2,   kDeepseekV2,  kDeepseekV3, kExaone4,   kGemma2,  kGemma3Text, kGemma4Text,
-      kGlm4,      kGlm4Moe,     kGpt2,       kGptNeoX,   kGptOss,  kGranite,    kGraniteMoeHybrid,
-      kLfm2,      kLlama,       kMinistral3, kMistral,   kMixtral, kOlmo2,      kOlmo3,
-      kOlmoe,     kPhi3,        kQwen2,      kQwen2Moe,  kQwen3,   kQwen35Text, kQwen3Moe,
-      kQwen3Next, kQwen3VlText, kSmolLm3,    kStarcoder2};
+      kBert,       kCohere2,    kDeepseekV2, kDeepseekV3,  kExaone4,
+      kGemma2,     kGemma3Text, kGemma4Text, kGlm4,        kGlm4Moe,
+      kGpt2,       kGptNeoX,    kGptOss,     kGranite,     kGraniteMoeHybrid,
+      kLfm2,       kLlama,      kMinistral3, kMistral,     kMixtral,
+      kModernBert, kMpnet,      kNomicBert,  kOlmo2,       kOlmo3,
+      kOlmoe,      kPhi3,       kQwen2,      kQwen2Moe,    kQwen3,
+      kQwen35Text, kQwen3Moe,   kQwen3Next,  kQwen3VlText, kRoberta,
+      kSmolLm3,    kStarcoder2, kXlmRoberta};
   return kTable;
 }
 
@@ -76,6 +79,7 @@ std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config) {
 }
 
 std::vector<KvShape> KvShapes(const ArchitectureConfig& config) {
+  if (config.makes_vectors) return {};
   const LatentConfig& latent = config.latent;
   std::vector<KvShape> shapes;
   for (const LayerConfig& layer : config.layers) {
@@ -102,6 +106,14 @@ int64_t StateBytesPerSequence(const ArchitectureConfig& config) {
   const auto layers = std::ranges::count_if(
       config.layers, [](const LayerConfig& layer) { return layer.mixer != Mixer::kAttention; });
   return layers * config.recurrent.state_elements() * int64_t{sizeof(float)};
+}
+
+int64_t RowBytes(const ArchitectureConfig& config) {
+  int64_t heads = 0;
+  for (const LayerConfig& layer : config.layers) {
+    heads = std::max(heads, (config.num_heads + 2 * layer.num_kv_heads) * layer.head_dim);
+  }
+  return (6 * config.hidden_size + 3 * heads) * int64_t{sizeof(float)};
 }
 
 }  // namespace modeld

@@ -60,6 +60,8 @@ struct Architecture {
   std::span<const std::string_view> ignored = {};
   // A method of quantization_config that `read` understands.
   std::string_view quantization = "";
+  // Classes with the same weights and others that are ignored.
+  std::span<const std::string_view> other_classes = {};
 };
 
 // A repository with images or sound beside a text part, which alone is loaded.
@@ -85,7 +87,7 @@ std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config, const NameR
 // With the usual root.
 std::vector<TensorShape> TensorsOf(const ArchitectureConfig& config);
 
-// Of each layer; zeros where it keeps none.
+// Of each layer, zeros where it keeps none; empty for a model that makes vectors.
 std::vector<KvShape> KvShapes(const ArchitectureConfig& config);
 
 // Bytes of keys and values that one token adds, all layers, elements of `element_bytes`.
@@ -94,7 +96,14 @@ int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes)
 // Bytes that layers other than attention keep of a sequence, whatever its length.
 int64_t StateBytesPerSequence(const ArchitectureConfig& config);
 
+// Bytes of one token's matrices that are alive at once in a layer beside the feed-forward network,
+// in float32: the residual stream, the norm's copies, queries, keys and values with their turned
+// copies. What a model that makes vectors needs for each token of a text, as it goes through the
+// layers whole.
+int64_t RowBytes(const ArchitectureConfig& config);
+
 // The families, a file for each or for a few that are much alike.
+extern const Architecture kBert;
 extern const Architecture kCohere2;
 extern const Architecture kDeepseekV2;
 extern const Architecture kDeepseekV3;
@@ -114,6 +123,9 @@ extern const Architecture kLlama;
 extern const Architecture kMinistral3;
 extern const Architecture kMistral;
 extern const Architecture kMixtral;
+extern const Architecture kModernBert;
+extern const Architecture kMpnet;
+extern const Architecture kNomicBert;
 extern const Architecture kOlmo2;
 extern const Architecture kOlmo3;
 extern const Architecture kOlmoe;
@@ -125,7 +137,9 @@ extern const Architecture kQwen35Text;
 extern const Architecture kQwen3Moe;
 extern const Architecture kQwen3Next;
 extern const Architecture kQwen3VlText;
+extern const Architecture kRoberta;
 extern const Architecture kSmolLm3;
 extern const Architecture kStarcoder2;
+extern const Architecture kXlmRoberta;
 
 }  // namespace modeld

@@ -1,5 +1,6 @@
 #include "server/engine/weights/config.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -60,6 +61,22 @@ absl::StatusOr<ConfigHeader> HeaderOf(const nlohmann::json& config) {
   return header;
 }
 
+// Whether `name` is the class of a decoder without its head: "MistralModel", "Gemma3TextModel".
+bool IsBaseClass(const Architecture& architecture, std::string_view name) {
+  constexpr std::string_view kEnding = "ForCausalLM";
+  std::string_view stem = architecture.class_name;
+  if (!stem.ends_with(kEnding) || !name.starts_with(stem.substr(0, stem.size() - kEnding.size()))) {
+    return false;
+  }
+  stem.remove_suffix(kEnding.size());
+  name.remove_prefix(stem.size());
+  return name == "Model" || name == "TextModel";
+}
+
+bool IsOtherClass(const Architecture& architecture, std::string_view name) {
+  return std::ranges::find(architecture.other_classes, name) != architecture.other_classes.end();
+}
+
 Fp8Config ReadFp8(ConfigReader& reader) {
   ConfigReader quantization(reader.ObjectAt("quantization_config"), "quantization_config");
   const std::vector<int64_t> block = quantization.IntsOf("weight_block_size", kBlockSizes);
@@ -98,7 +115,9 @@ absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view confi
   }
   const std::string_view class_name =
       wrapper == nullptr ? architecture->class_name : wrapper->class_name;
-  if (!header.architecture.empty() && header.architecture != class_name) {
+  const bool is_base = wrapper == nullptr && IsBaseClass(*architecture, header.architecture);
+  if (!header.architecture.empty() && header.architecture != class_name && !is_base &&
+      !IsOtherClass(*architecture, header.architecture)) {
     return Error(Reason::kUnsupportedArchitecture,
                  absl::StrFormat("architecture %s is not supported (%s is)", header.architecture,
                                  std::string(class_name)));
@@ -121,7 +140,23 @@ absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view confi
       (outer.Has("eos_token_id") ? outer : reader).IntsOf("eos_token_id", kTokenIds);
   RETURN_IF_ERROR(outer.status());
   RETURN_IF_ERROR(reader.status());
+  if (is_base || config.both_ways) RETURN_IF_ERROR(UseForVectors(config));
   return config;
+}
+
+absl::Status UseForVectors(ArchitectureConfig& config) {
+  const bool recurs = std::ranges::any_of(
+      config.layers, [](const LayerConfig& layer) { return layer.mixer != Mixer::kAttention; });
+  const bool keeps =
+      recurs || config.latent.kv_rank > 0 || config.attention_sinks || config.query_scale_beta != 0;
+  if (keeps) {
+    return Error(Reason::kUnsupportedArchitecture,
+                 absl::StrFormat("model type \"%s\" can generate text, but making vectors with its "
+                                 "kinds of layers is not supported",
+                                 config.model_type));
+  }
+  config.makes_vectors = true;
+  return absl::OkStatus();
 }
 
 }  // namespace modeld

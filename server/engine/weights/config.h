@@ -40,10 +40,14 @@ enum class Activation {
 enum class NormPlacement {
   kBefore,         // x + f(norm(x))
   kAfter,          // x + norm(f(x))
+  kAfterSum,       // norm(x + f(x))
   kAround,         // x + norm(f(norm(x)))
   kParallel,       // x + attention(norm(x)) + mlp(norm(x)), one norm
   kParallelOfTwo,  // the same with a norm for each
 };
+
+// Kinds of distances that relative_buckets tells apart.
+inline constexpr int64_t kRelativeBuckets = 32;
 
 // What may differ from layer to layer.
 struct LayerConfig {
@@ -52,14 +56,17 @@ struct LayerConfig {
   int64_t num_kv_heads = 0;      // divides num_heads
   int64_t kv_layer = -1;         // the layer before, whose keys and values it sees, or -1: its own
   bool keys_are_values = false;  // before norm and rope
-  int64_t window = 0;     // tokens that a token sees, itself included; 0: itself and all before it
-  int64_t rope = 0;       // index into ropes, -1: positions do not turn this layer
-  bool moe = false;       // a mixture of experts in the place of the feed-forward network
-  bool wide_mlp = false;  // a feed-forward network of twice the size
+  // Tokens that a token sees, itself included; 0: itself and all before it. Where attention goes
+  // both ways: those at a smaller distance than this; 0: all.
+  int64_t window = 0;
+  int64_t rope = 0;            // index into ropes, -1: positions do not turn this layer
+  bool moe = false;            // a mixture of experts in the place of the feed-forward network
+  bool wide_mlp = false;       // a feed-forward network of twice the size
+  bool attention_norm = true;  // false: none before attention, the embedding has had one
 };
 
-// A decoder with attention and a feed-forward network. Every number is within the limits that
-// ReadArchitectureConfig checks, so products of two sizes and a layer count do not overflow.
+// A model of layers with attention and a feed-forward network. Every number is within the limits
+// that ReadArchitectureConfig checks, so products of two sizes and a layer count do not overflow.
 struct ArchitectureConfig {
   std::string model_type;    // "llama"; of the text part where there are others
   std::string wrapper;       // the repository's, "gemma3", where it has a text part; else empty
@@ -123,6 +130,18 @@ struct ArchitectureConfig {
   int64_t layer_input_vocab = 0;   // rows of their embedding
   double logit_multiplier = 1;
   double logit_softcap = 0;  // 0: none
+
+  // What is wanted is the last layer's output, of which texts get their vectors: no head, no text
+  // is generated. Decoders can be used so too, see UseForVectors().
+  bool makes_vectors = false;
+  bool both_ways = false;       // tokens see those after them too; with makes_vectors only
+  bool embedding_norm = false;  // after the embedding
+  bool final_norm = true;       // after the last layer
+  int64_t token_types = 0;      // rows of an embedding whose first is added to every token
+  int64_t position_offset = 0;  // the first token's row of position_embedding
+  int64_t pad_token_id = -1;    // takes no position, but the row before position_offset; -1: none
+  // Rows of learned logits for the distance of two tokens, kRelativeBuckets of them used; 0: none.
+  int64_t relative_buckets = 0;
 };
 
 // What is to be known of a config.json before its architecture is.
@@ -141,5 +160,9 @@ absl::StatusOr<ConfigHeader> ReadConfigHeader(std::string_view config_json);
 // when the model type or an option of it is none of ours, UNSUPPORTED_WEIGHTS for quantized
 // weights.
 absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view config_json);
+
+// Sets makes_vectors. UNSUPPORTED_ARCHITECTURE when a part of the model needs what was kept of
+// earlier steps.
+absl::Status UseForVectors(ArchitectureConfig& config);
 
 }  // namespace modeld

@@ -212,12 +212,12 @@ void AddMoe(const ArchitectureConfig& config, Adder& to) {
   if (moe.shared_gate) to.Add("mlp.shared_expert_gate.weight", {1, config.hidden_size});
 }
 
-void AddNorms(const ArchitectureConfig& config, Adder& to) {
+void AddNorms(const ArchitectureConfig& config, int64_t layer, Adder& to) {
   const int64_t hidden = config.hidden_size;
   const NormPlacement placement = config.norm_placement;
-  const bool before = placement != NormPlacement::kAfter;
-  const bool after = placement == NormPlacement::kAfter || placement == NormPlacement::kAround;
-  if (before) to.Norm("attention_norm", hidden);
+  const bool before = placement != NormPlacement::kAfter && placement != NormPlacement::kAfterSum;
+  const bool after = !before || placement == NormPlacement::kAround;
+  if (before && config.layers[layer].attention_norm) to.Norm("attention_norm", hidden);
   if (before && placement != NormPlacement::kParallel) to.Norm("mlp_norm", hidden);
   if (after) to.Norm("attention_after_norm", hidden);
   if (after) to.Norm("mlp_after_norm", hidden);
@@ -246,6 +246,13 @@ void AddFeedForward(const ArchitectureConfig& config, const LayerConfig& layer, 
   if (config.layer_scalar) to.Add("layer_scalar", {1});
 }
 
+void AddHead(const ArchitectureConfig& config, Adder& to) {
+  if (!config.tie_word_embeddings) {
+    to.Add("lm_head.weight", {config.vocab_size, config.hidden_size});
+  }
+  if (config.head_bias) to.Add("lm_head.bias", {config.vocab_size});
+}
+
 }  // namespace
 
 std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config) {
@@ -254,7 +261,8 @@ std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config) {
   Adder whole(config, -1, tensors);
   whole.Add("model.embed_tokens.weight", {config.vocab_size, hidden});
   if (config.position_embedding) {
-    whole.Add("model.embed_positions.weight", {config.max_context, hidden});
+    whole.Add("model.embed_positions.weight",
+              {config.position_offset + config.max_context, hidden});
   }
   if (config.layer_input_size > 0) {
     const int64_t inputs = config.num_layers * config.layer_input_size;
@@ -262,12 +270,16 @@ std::vector<TensorShape> DecoderTensors(const ArchitectureConfig& config) {
     whole.Linear("model.layer_inputs", inputs, hidden, false);
     whole.Add("model.layer_inputs_norm.weight", {config.layer_input_size});
   }
-  whole.Norm("model.norm", hidden);
-  if (!config.tie_word_embeddings) whole.Add("lm_head.weight", {config.vocab_size, hidden});
-  if (config.head_bias) whole.Add("lm_head.bias", {config.vocab_size});
+  if (config.token_types > 0) whole.Add("model.embed_types.weight", {config.token_types, hidden});
+  if (config.embedding_norm) whole.Norm("model.embed_norm", hidden);
+  if (config.relative_buckets > 0) {
+    whole.Add("model.relative_bias.weight", {config.relative_buckets, config.num_heads});
+  }
+  if (config.final_norm) whole.Norm("model.norm", hidden);
+  if (!config.makes_vectors) AddHead(config, whole);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     Adder to(config, layer, tensors);
-    AddNorms(config, to);
+    AddNorms(config, layer, to);
     AddMixer(config, layer, to);
     AddFeedForward(config, config.layers[layer], to);
   }

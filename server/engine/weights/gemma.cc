@@ -1,8 +1,8 @@
 // Gemma 2 and 3: scaled embeddings, a norm before and after each block, windows in most layers.
-// Gemma 2 bends logits; Gemma 3 has norms of queries and keys, and another rope for windows.
+// Gemma 2 bends logits; Gemma 3 has norms of queries and keys, and another rope for windows. With
+// attention both ways it is EmbeddingGemma.
 #include <cmath>
 
-#include "server/core/reason.h"
 #include "server/engine/weights/decoder_config.h"
 
 namespace modeld {
@@ -21,10 +21,6 @@ void ReadGemma(ConfigReader& reader, const DecoderDefaults& defaults, Architectu
   config.embedding_multiplier = std::sqrt(static_cast<double>(config.hidden_size));
   config.attention_scale =
       1 / std::sqrt(reader.NumberOr("query_pre_attn_scalar", {1e-3, 1e6}, 256));
-  if (reader.BoolOr("use_bidirectional_attention", false)) {
-    reader.Fail(Error(Reason::kUnsupportedArchitecture,
-                      reader.where() + ": bidirectional attention generates no text"));
-  }
 }
 
 void ReadGemma2(ConfigReader& reader, ArchitectureConfig& config) {
@@ -57,8 +53,11 @@ void ReadGemma3(ConfigReader& reader, ArchitectureConfig& config) {
             config);
   config.qk_norm = QkNorm::kHead;  // in the place of attn_logit_softcapping, which has no effect
   config.logit_softcap = reader.NumberOrNone("final_logit_softcapping", kSoftcap, 0);
-  ReadWindows(reader, reader.IntOrNone("sliding_window", kContextRange, 4096),
-              reader.IntOr("sliding_window_pattern", {1, 1 << 12}, 6), config);
+  config.both_ways = reader.BoolOr("use_bidirectional_attention", false);
+  int64_t window = reader.IntOrNone("sliding_window", kContextRange, 4096);
+  // The key counts both sides then.
+  if (config.both_ways) window = window / 2 + 1;
+  ReadWindows(reader, window, reader.IntOr("sliding_window_pattern", {1, 1 << 12}, 6), config);
   ReadRopeForWindows(reader, 1e6, reader.NumberOr("rope_local_base_freq", {1e-3, 1e15}, 1e4),
                      config);
 }

@@ -10,6 +10,7 @@
 #include "server/engine/weights/architecture.h"
 #include "server/engine/weights/config.h"
 #include "server/engine/weights/safetensors.h"
+#include "server/engine/weights/sentence_config.h"
 #include "server/engine/weights/weight_files.h"
 
 namespace modeld {
@@ -56,8 +57,25 @@ void FillSizes(const ArchitectureConfig& config, Inspection& inspection) {
     }
     inspection.weights_bytes[dtype.name] = total;
     inspection.layer_bytes[dtype.name] = std::move(layers);
-    inspection.kv_bytes_per_token[dtype.name] = KvBytesPerToken(config, dtype.element_bytes);
+    inspection.kv_bytes_per_token[dtype.name] =
+        config.makes_vectors ? RowBytes(config) : KvBytesPerToken(config, dtype.element_bytes);
   }
+}
+
+// Whether the repository is for vectors, and whether we can make them as it says.
+absl::Status CheckModules(const InspectedRepository& repository, ArchitectureConfig& config) {
+  if (repository.files.contains(kModulesFile) || repository.texts.contains(kModulesFile)) {
+    RETURN_IF_ERROR(UseForVectors(config));
+  }
+  // Without the text nothing can be said of the modules.
+  if (!repository.texts.contains(kModulesFile)) return absl::OkStatus();
+  const SmallFiles files =
+      [&](const std::string& path) -> absl::StatusOr<std::optional<std::string>> {
+    const auto text = repository.texts.find(path);
+    if (text == repository.texts.end()) return std::nullopt;
+    return text->second;
+  };
+  return ReadSentenceConfig(files, config).status();
 }
 
 absl::StatusOr<std::vector<std::string>> WeightFilesOf(const InspectedRepository& repository) {
@@ -119,7 +137,9 @@ absl::Status InspectInto(const InspectedRepository& repository, Inspection& insp
   inspection.architecture = header.architecture;
   inspection.has_remote_code = header.has_remote_code;
   RETURN_IF_ERROR(CheckRemoteCode(header, repository.trust_remote_code));
-  ASSIGN_OR_RETURN(const ArchitectureConfig config, ReadArchitectureConfig(repository.config_json));
+  ASSIGN_OR_RETURN(ArchitectureConfig config, ReadArchitectureConfig(repository.config_json));
+  RETURN_IF_ERROR(CheckModules(repository, config));
+  inspection.makes_vectors = config.makes_vectors;
   FillSizes(config, inspection);
   ASSIGN_OR_RETURN(inspection.weight_files, WeightFilesOf(repository));
   return CheckHeaders(repository, config, inspection);

@@ -20,6 +20,7 @@ struct InspectedRepository {
   std::string config_json;
   std::optional<std::string> index_json;       // of model.safetensors.index.json
   std::map<std::string, std::string> headers;  // weight file -> its first 8 + N bytes
+  std::map<std::string, std::string> texts;    // of modules.json and the files that it names
 };
 
 // Problems of the repository are in the answer (`supported` false, `reason`, `message`), never an

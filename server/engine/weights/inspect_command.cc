@@ -34,6 +34,7 @@ InspectedRepository RepositoryOf(const Json& input) {
   if (const auto index = input.find("index"); index != input.end() && !index->is_null()) {
     repository.index_json = index->get<std::string>();
   }
+  repository.texts = input.value("texts", std::map<std::string, std::string>());
   return repository;
 }
 

@@ -83,9 +83,27 @@ bool IsIgnoredByReference(const Architecture& architecture, const ArchitectureCo
   const Wrapper* wrapper = FindWrapper(config.wrapper);
   return name.ends_with("rotary_emb.inv_freq") || IsOfUnusedLayer(config, name) ||
          IsOfSharedKeys(config, name) ||
-         (config.tie_word_embeddings && name.ends_with("lm_head.weight")) ||
+         ((config.tie_word_embeddings || config.makes_vectors) &&
+          name.ends_with("lm_head.weight")) ||
          HasPart(architecture.ignored, name) ||
          (wrapper != nullptr && HasPart(wrapper->ignored, name));
+}
+
+// The names that norms had before PyTorch had layer norms; the reference reads them too.
+void RenameOldNorms(TensorMap& found) {
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"LayerNorm.gamma", "LayerNorm.weight"}, {"LayerNorm.beta", "LayerNorm.bias"}};
+  for (const auto& [old_ending, ending] : kNames) {
+    std::vector<std::string> old_names;
+    for (const auto& [name, tensor] : found) {
+      if (name.ends_with(old_ending)) old_names.push_back(name);
+    }
+    for (const std::string& name : old_names) {
+      auto node = found.extract(name);
+      node.key().replace(name.size() - old_ending.size(), old_ending.size(), ending);
+      found.insert(std::move(node));
+    }
+  }
 }
 
 // The names that `found` goes by: those of the root under which its embedding is.
@@ -210,6 +228,7 @@ absl::StatusOr<std::vector<TensorShape>> CheckTensors(const ArchitectureConfig& 
   std::erase_if(found, [&](const auto& entry) {
     return IsIgnoredByReference(*architecture, config, entry.first);
   });
+  RenameOldNorms(found);
   std::vector<TensorShape> tensors = ExpectedTensors(config, found);
   std::vector<std::string> missing;
   std::vector<std::string> misshapen;

@@ -64,7 +64,8 @@ absl::Status AddTensors(const std::string& file, const TensorTable& table, Tenso
 // INVALID_REPOSITORY listing the tensors that are missing, unknown or of another shape, with both
 // shapes; UNSUPPORTED_WEIGHTS for dtypes other than F32, F16 and BF16, or F8_E4M3 with its scale
 // (NAME_scale_inv) where config.json says so. Tensors that the reference ignores too (stored rope
-// frequencies, a tied head) are taken out of `found`. Returns the tensors that the architecture
+// frequencies, a tied head) are taken out of `found`, and norms named gamma and beta are renamed
+// there. Returns the tensors that the architecture
 // needs under the names that `found` has.
 absl::StatusOr<std::vector<TensorShape>> CheckTensors(const ArchitectureConfig& config,
                                                       TensorMap& found);

@@ -9,7 +9,6 @@
 #include "server/base/file.h"
 #include "server/base/status.h"
 #include "server/core/reason.h"
-#include "server/engine/weights/weight_file.h"
 #include "server/engine/weights/weight_files.h"
 
 namespace modeld {
@@ -61,8 +60,10 @@ absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& snapshot_pat
   return ChooseWeightFiles(listing);
 }
 
-// The file's tensor; a copy of it when its elements do not lie row by row.
-WeightSet::Tensor TensorOf(std::shared_ptr<const WeightFile> file, const StoredTensor& stored) {
+}  // namespace
+
+WeightSet::Tensor WeightSet::TensorOf(std::shared_ptr<const WeightFile> file,
+                                      const StoredTensor& stored) {
   const std::byte* data = file->data(stored);
   if (stored.strides.empty()) {
     return {std::make_shared<StoredTensor>(stored), data, std::move(file)};
@@ -73,8 +74,6 @@ WeightSet::Tensor TensorOf(std::shared_ptr<const WeightFile> file, const StoredT
   const std::byte* copy = buffer->data();
   return {std::make_shared<StoredTensor>(std::move(dense)), copy, std::move(buffer)};
 }
-
-}  // namespace
 
 absl::StatusOr<WeightSet> WeightSet::Open(const std::string& snapshot_path,
                                           const ArchitectureConfig& config) {

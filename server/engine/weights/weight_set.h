@@ -12,6 +12,7 @@
 #include "server/engine/weights/config.h"
 #include "server/engine/weights/fp8.h"
 #include "server/engine/weights/tensor_table.h"
+#include "server/engine/weights/weight_file.h"
 
 namespace modeld {
 
@@ -24,6 +25,9 @@ class WeightSet {
     std::shared_ptr<const void> file;                 // or buffer, which keeps `data` alive
     std::shared_ptr<const Fp8Scale> scale = nullptr;  // of an F8_E4M3 tensor
   };
+
+  // One tensor of a file; a copy of it when its elements do not lie row by row.
+  static Tensor TensorOf(std::shared_ptr<const WeightFile> file, const StoredTensor& stored);
 
   // Opens the files that ChooseWeightFiles names. Every tensor that `config` needs is there in the
   // right shape afterwards, and none besides. Errors of weight_files.h and weight_file.h.

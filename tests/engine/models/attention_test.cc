@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "server/engine/kernels/paged_attention.h"
@@ -72,8 +73,8 @@ void Compare(const Shape& shape, at::ScalarType dtype, double tolerance) {
     const QueryKeyValue qkv = {random(shape.heads, shape.head_dim),
                                random(shape.kv_heads, shape.head_dim),
                                random(shape.kv_heads, shape.value_dim)};
-    const Pass kernel_pass = {{}, {}, segments, by_kernel, threads};
-    const Pass operators_pass = {{}, {}, segments, by_operators, threads};
+    const Pass kernel_pass = {.segments = segments, .kv = &by_kernel, .threads = &threads};
+    const Pass operators_pass = {.segments = segments, .kv = &by_operators, .threads = &threads};
 
     const at::Tensor ours = AttendPaged(qkv, options, kernel_pass).to(at::kFloat);
     const at::Tensor theirs = AttendPagedByOperators(qkv, options, operators_pass).to(at::kFloat);
@@ -87,6 +88,80 @@ TEST_P(AttentionTest, Float32IsWhatOperatorsCompute) { Compare(GetParam(), at::k
 // One unit in the last place of values up to 4.
 TEST_P(AttentionTest, BFloat16IsWhatOperatorsCompute) {
   Compare(GetParam(), at::kBFloat16, 0.0157);
+}
+
+// Within whole texts: two of the same length, one of a row, and one that is computed in tiles.
+class WholeAttentionTest : public testing::TestWithParam<Shape> {};
+
+INSTANTIATE_TEST_SUITE_P(Shapes, WholeAttentionTest,
+                         testing::Values(Shape{4, 4, 8, 8}, Shape{8, 2, 16, 12},
+                                         Shape{4, 2, 8, 8, 5.0}, Shape{4, 2, 8, 8, 0, 1},
+                                         Shape{4, 4, 8, 8, 0, 40}));
+
+constexpr int64_t kTexts[] = {33, 33, 1, 1100};
+
+std::vector<KvRows> SegmentsOf(std::span<const int64_t> texts) {
+  std::vector<KvRows> segments;
+  int64_t first = 0;
+  for (const int64_t rows : texts) {
+    segments.push_back({.blocks = {}, .past = 0, .first_row = first, .rows = rows});
+    first += rows;
+  }
+  return segments;
+}
+
+QueryKeyValue RandomRows(const Shape& shape, int64_t rows) {
+  return {at::randn({rows, shape.heads, shape.head_dim}),
+          at::randn({rows, shape.kv_heads, shape.head_dim}),
+          at::randn({rows, shape.kv_heads, shape.value_dim})};
+}
+
+TEST_P(WholeAttentionTest, BackwardsIsWhatThePagedCacheGives) {
+  const Shape& shape = GetParam();
+  at::manual_seed(2);
+  KvPool pool({.layers = {{shape.kv_heads, shape.head_dim, shape.value_dim}},
+               .blocks = 80,
+               .dtype = at::kFloat,
+               .device = at::kCPU});
+  ThreadPool threads(1);
+  std::vector<std::vector<int32_t>> blocks;
+  std::vector<KvRows> paged = SegmentsOf(kTexts);
+  for (KvRows& segment : paged) {
+    ASSERT_TRUE(
+        pool.Take((segment.rows + kKvBlockTokens - 1) / kKvBlockTokens, blocks.emplace_back()));
+  }
+  for (size_t i = 0; i < paged.size(); ++i) paged[i].blocks = blocks[i];
+  const QueryKeyValue rows = RandomRows(shape, 1167);
+  const AttentionOptions options = {.scale = 0.3, .softcap = shape.softcap, .window = shape.window};
+
+  const at::Tensor whole = AttendWhole(rows, options, {.segments = SegmentsOf(kTexts)});
+  const at::Tensor expected =
+      AttendPaged(rows, options, {.segments = paged, .kv = &pool, .threads = &threads});
+
+  EXPECT_LT((whole - expected).abs().max().item<double>(), 1e-5);
+}
+
+// A text that is turned round sees after a token what it saw before it.
+TEST_P(WholeAttentionTest, BothWaysIsTheSameForATextTurnedRound) {
+  const Shape& shape = GetParam();
+  at::manual_seed(3);
+  const QueryKeyValue rows = RandomRows(shape, 1100);
+  const QueryKeyValue turned = {rows.query.flip({0}), rows.key.flip({0}), rows.value.flip({0})};
+  const AttentionOptions options = {
+      .scale = 0.3, .softcap = shape.softcap, .window = shape.window, .both_ways = true};
+  const std::vector<KvRows> one = SegmentsOf(std::span(kTexts).last(1));
+
+  const at::Tensor ahead = AttendWhole(rows, options, {.segments = one});
+  const at::Tensor back = AttendWhole(turned, options, {.segments = one});
+
+  EXPECT_LT((ahead - back.flip({0})).abs().max().item<double>(), 1e-5);
+  // The first token sees others, unless the window is only itself.
+  const bool sees_others =
+      (ahead[0] - rows.value[0].repeat_interleave(shape.heads / shape.kv_heads, 0))
+          .abs()
+          .max()
+          .item<double>() > 1e-3;
+  EXPECT_EQ(sees_others, shape.window != 1);
 }
 
 }  // namespace

@@ -353,11 +353,13 @@ TEST_F(InferenceServiceTest, BadMessagesAreNamed) {
   EXPECT_THAT(engine_->Chat(too_deep).status, NamesField("template_args_json"));
 }
 
-TEST_F(InferenceServiceTest, EmbedIsNotSupported) {
+TEST_F(InferenceServiceTest, AModelThatGeneratesTextRefusesEmbed) {
   grpc::ClientContext context;
+  modeld::v1::EmbedRequest request;
+  request.add_inputs("hello");
   modeld::v1::EmbedResponse response;
 
-  const grpc::Status status = engine_->inference().Embed(&context, {}, &response);
+  const grpc::Status status = engine_->inference().Embed(&context, request, &response);
 
   EXPECT_THAT(FromGrpcStatus(status), HasReasonOf(Reason::kMethodNotSupported));
 }
@@ -439,6 +441,10 @@ TEST(InferenceBeforeLoadTest, EveryMethodSaysThatNoModelIsReady) {
   EXPECT_THAT(engine.Generate(request).status, HasReasonOf(Reason::kModelNotReady));
   EXPECT_THAT(engine.Chat({}).status, HasReasonOf(Reason::kModelNotReady));
   EXPECT_THAT(FromGrpcStatus(engine.inference().Tokenize(&context, {}, &response)),
+              HasReasonOf(Reason::kModelNotReady));
+  grpc::ClientContext embed;
+  modeld::v1::EmbedResponse vectors;
+  EXPECT_THAT(FromGrpcStatus(engine.inference().Embed(&embed, {}, &vectors)),
               HasReasonOf(Reason::kModelNotReady));
 }
 

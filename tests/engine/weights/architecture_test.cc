@@ -18,11 +18,12 @@
 namespace modeld {
 namespace {
 
-// The tiny repositories that have goldens.
+// The tiny repositories that have goldens, of text or of vectors.
 std::vector<std::string> RepositoryNames() {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(MODELD_TEST_DATA "/models")) {
-    if (std::filesystem::exists(entry.path() / "goldens.json")) {
+    if (std::filesystem::exists(entry.path() / "goldens.json") ||
+        std::filesystem::exists(entry.path() / "vectors.json")) {
       names.push_back(entry.path().filename().string());
     }
   }
@@ -59,7 +60,8 @@ bool IsRead(const nlohmann::json& config) {
     EXPECT_GE(tensor.elements(), 0) << tensor.name;
     EXPECT_FALSE(__builtin_add_overflow(bytes, 4 * tensor.elements(), &bytes));
   }
-  EXPECT_GT(KvBytesPerToken(*read, 4) + StateBytesPerSequence(*read), 0);
+  EXPECT_EQ(KvBytesPerToken(*read, 4) + StateBytesPerSequence(*read) > 0, !read->makes_vectors);
+  EXPECT_GT(RowBytes(*read), 0);
   return true;
 }
 

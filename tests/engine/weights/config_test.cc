@@ -108,6 +108,67 @@ TEST(ConfigTest, UnsupportedThingsAreToldApart) {
               HasReasonOf(Reason::kUnsupportedWeights));
 }
 
+// As published before transformers had the class, and as that writes it.
+TEST(ConfigTest, BothSpellingsOfNomicBertSayTheSame) {
+  const auto old_spelling = ReadArchitectureConfig(
+      R"({"model_type":"nomic_bert","architectures":["NomicBertModel"],"n_embd":32,"n_head":4,
+          "n_layer":3,"n_inner":48,"n_positions":8192,"max_trained_positions":2048,
+          "layer_norm_epsilon":1e-12,"rotary_emb_base":1000,"rotary_emb_fraction":1.0,
+          "rotary_emb_interleaved":false,"activation_function":"swiglu","prenorm":false,
+          "qkv_proj_bias":false,"mlp_fc1_bias":false,"type_vocab_size":2,"vocab_size":320})");
+  const auto new_spelling = ReadArchitectureConfig(
+      R"({"model_type":"nomic_bert","architectures":["NomicBertModel"],"hidden_size":32,
+          "num_attention_heads":4,"num_hidden_layers":3,"intermediate_size":48,
+          "max_position_embeddings":2048,"layer_norm_eps":1e-12,"type_vocab_size":2,
+          "rope_parameters":{"rope_type":"default","rope_theta":1000},"vocab_size":320})");
+
+  ASSERT_THAT(old_spelling, IsOk());
+  ASSERT_THAT(new_spelling, IsOk());
+  for (const auto& config : {*old_spelling, *new_spelling}) {
+    EXPECT_EQ(config.hidden_size, 32);
+    EXPECT_EQ(config.num_layers, 3);
+    EXPECT_EQ(config.max_context, 2048);
+    EXPECT_EQ(config.ropes[0].theta, 1000);
+    EXPECT_EQ(config.norm_eps, 1e-12);
+    EXPECT_TRUE(config.makes_vectors);
+  }
+}
+
+TEST(ConfigTest, OptionsOfEncodersThatAreNotThereAreNamed) {
+  const auto refuses = [](const std::string& model_type, const std::string& option) {
+    const auto config = ReadArchitectureConfig(R"({"model_type":")" + model_type + "\"," + option +
+                                               R"(,"hidden_size":32,"num_attention_heads":4})");
+    EXPECT_THAT(config, HasReasonOf(Reason::kUnsupportedArchitecture)) << option;
+  };
+  refuses("bert", R"("position_embedding_type":"relative_key")");
+  refuses("bert", R"("is_decoder":true)");
+  refuses("nomic_bert", R"("n_embd":32,"n_head":4,"n_layer":2,"n_inner":48,"prenorm":true)");
+  refuses("nomic_bert",
+          R"("n_embd":32,"n_head":4,"n_layer":2,"n_inner":48,"moe_every_n_layers":2)");
+  refuses("bert", R"("architectures":["BertForSequenceClassification"])");
+}
+
+// Published without their head, decoders are there for vectors.
+TEST(ConfigTest, ADecoderWithoutItsHeadMakesVectors) {
+  const auto generates = ReadArchitectureConfig(LlamaConfig());
+  const auto embeds = ReadArchitectureConfig(LlamaConfig("architectures", R"(["LlamaModel"])"));
+
+  ASSERT_THAT(generates, IsOk());
+  ASSERT_THAT(embeds, IsOk());
+  EXPECT_FALSE(generates->makes_vectors);
+  EXPECT_TRUE(embeds->makes_vectors);
+  EXPECT_EQ(KvBytesPerToken(*embeds, 4), 0);
+  EXPECT_THAT(ReadArchitectureConfig(LlamaConfig("architectures", R"(["LlamaOddModel"])")),
+              HasReasonOf(Reason::kUnsupportedArchitecture));
+}
+
+TEST(ConfigTest, LatentAttentionMakesNoVectors) {
+  ArchitectureConfig config = ReadArchitectureConfig(LlamaConfig()).value();
+  config.latent.kv_rank = 8;
+
+  EXPECT_THAT(UseForVectors(config), HasReasonOf(Reason::kUnsupportedArchitecture));
+}
+
 TEST(ConfigTest, LargestAllowedSizesDoNotOverflow) {
   ArchitectureConfig config;
   config.model_type = "llama";

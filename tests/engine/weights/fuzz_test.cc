@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "server/engine/weights/generation_config.h"
 #include "server/engine/weights/inspect.h"
 #include "server/engine/weights/safetensors.h"
+#include "server/engine/weights/sentence_config.h"
 #include "server/engine/weights/tensor_pickle.h"
 #include "server/engine/weights/torch_file.h"
 #include "server/engine/weights/weight_files.h"
@@ -64,6 +66,46 @@ TEST(WeightsFuzzTest, Config) {
     const auto defaults = ReadGenerationDefaults(config, {});
     EXPECT_TRUE(defaults.ok() || !ReasonOf(defaults.status()).empty());
     return StatusOfInspection(Inspect({.config_json = config}));
+  });
+}
+
+// Each text as each of the files of sentence-transformers, beside sound others.
+TEST(WeightsFuzzTest, SentenceFiles) {
+  const std::string repository = kData + "/models/tiny-bert/";
+  const std::vector<std::string> paths = {"modules.json",
+                                          "1_Pooling/config.json",
+                                          "2_Dense/config.json",
+                                          "sentence_bert_config.json",
+                                          "config_sentence_transformers.json",
+                                          "tokenizer_config.json"};
+  FuzzCorpus corpus = {.inputs = {},
+                       .pieces = {"\"path\":\"../..\",", "{", "[", "\"", "null", "1e999", "\xff",
+                                  "\"type\":\"x.Dense\",", "\"type\":\"x.Normalize\",",
+                                  "\"pooling_mode\":[\"max\",\"cls\"],"}};
+  for (const std::string& path : paths) corpus.inputs.push_back(ReadData(repository + path));
+  ArchitectureConfig config;
+  config.hidden_size = 32;
+  Fuzz(corpus, [&](const std::string& text) {
+    bool accepted = false;
+    absl::Status refusal;
+    for (const std::string& fuzzed : paths) {
+      const auto read = ReadSentenceConfig(
+          [&](const std::string& path) -> absl::StatusOr<std::optional<std::string>> {
+            if (path == fuzzed) return text;
+            if (std::ranges::find(paths, path) == paths.end()) return std::nullopt;
+            return ReadData(repository + path);
+          },
+          config);
+      if (!read.ok()) {
+        refusal = read.status();
+        EXPECT_FALSE(ReasonOf(refusal).empty()) << refusal;
+        continue;
+      }
+      accepted = true;
+      EXPECT_GE(read->dimensions, 1);
+      EXPECT_FALSE(read->poolings.empty());
+    }
+    return accepted ? absl::OkStatus() : refusal;
   });
 }
 

@@ -44,6 +44,56 @@ TEST(InspectTest, HonestRepositoryIsSupportedWithItsSizes) {
   EXPECT_EQ(inspection.weight_files, std::vector<std::string>{"model.safetensors"});
 }
 
+InspectedRepository Bert() {
+  InspectedRepository repository;
+  repository.config_json = R"({"model_type":"bert","architectures":["BertModel"],"hidden_size":32,
+      "intermediate_size":64,"num_hidden_layers":2,"num_attention_heads":4,"vocab_size":100})";
+  const std::string file = WeightsFor(ReadArchitectureConfig(repository.config_json).value());
+  repository.files = {{"config.json", 300},
+                      {"model.safetensors", std::ssize(file)},
+                      {"modules.json", 200},
+                      {"1_Pooling/config.json", 100}};
+  repository.headers = {{"model.safetensors", file}};
+  repository.texts = {
+      {"modules.json", R"([{"path":"","type":"sentence_transformers.models.Transformer"},
+                           {"path":"1_Pooling","type":"sentence_transformers.models.Pooling"}])"},
+      {"1_Pooling/config.json", R"({"word_embedding_dimension":32})"}};
+  return repository;
+}
+
+TEST(InspectTest, AnEncoderMakesVectorsAndKeepsNothing) {
+  const Inspection inspection = Inspect(Bert());
+
+  EXPECT_TRUE(inspection.supported) << inspection.message;
+  EXPECT_TRUE(inspection.makes_vectors);
+  EXPECT_EQ(inspection.max_context, 512);
+  // What a token of a text costs: six rows of 32, and three of queries, keys and values.
+  EXPECT_EQ(inspection.kv_bytes_per_token.at("bfloat16"), (6 * 32 + 3 * 3 * 32) * 4);
+  EXPECT_FALSE(Inspect(Honest()).makes_vectors);
+}
+
+TEST(InspectTest, ADecoderWithModulesMakesVectors) {
+  InspectedRepository repository = Honest();
+  repository.files["modules.json"] = 200;
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_TRUE(inspection.supported) << inspection.message;
+  EXPECT_TRUE(inspection.makes_vectors);
+}
+
+TEST(InspectTest, AModuleThatIsNotKnownIsNamedBeforeTheDownload) {
+  InspectedRepository repository = Bert();
+  repository.texts["modules.json"] =
+      R"([{"path":"","type":"sentence_transformers.models.Transformer"},
+          {"path":"1_LSTM","type":"sentence_transformers.models.LSTM"}])";
+
+  const Inspection inspection = Inspect(repository);
+
+  EXPECT_EQ(inspection.reason, "UNSUPPORTED_ARCHITECTURE");
+  EXPECT_TRUE(Mentions(inspection, "LSTM")) << inspection.message;
+}
+
 TEST(InspectTest, SizesAreThereWithoutHeaders) {
   InspectedRepository repository = Honest();
   repository.headers.clear();

@@ -66,6 +66,30 @@ TEST(WeightSetTest, SafetensorsComeBeforeTorchFiles) {
   EXPECT_THAT(OpenWith(repository.path(), config), IsOk());
 }
 
+// As google-bert's repositories have them.
+TEST(WeightSetTest, NormsNamedGammaAndBetaAreRead) {
+  const ArchitectureConfig config =
+      ReadArchitectureConfig(R"({"model_type":"bert","hidden_size":8,"intermediate_size":16,
+        "num_hidden_layers":1,"num_attention_heads":2,"vocab_size":20})")
+          .value();
+  std::string file = WeightsFor(config);
+  const auto replace = [&](const std::string& from, const std::string& to) {
+    // The same number of bytes, so that the header keeps its length.
+    ASSERT_EQ(from.size(), to.size());
+    size_t count = 0;
+    for (size_t at = 0; (at = file.find(from, at)) != std::string::npos; ++count) {
+      file.replace(at, from.size(), to);
+    }
+    EXPECT_EQ(count, 3U);
+  };
+  replace("LayerNorm.weight\":{", "LayerNorm.gamma\" :{");
+  replace("LayerNorm.bias\":{", "LayerNorm.beta\":{");
+  const TemporaryRepository repository;
+  repository.Write("model.safetensors", file);
+
+  EXPECT_THAT(OpenWith(repository.path(), config), IsOk());
+}
+
 TEST(WeightSetTest, IndexThatNamesOtherThanTorchFilesIsRefused) {
   const TemporaryRepository repository;
   repository.Write("pytorch_model.bin.index.json", R"({"weight_map": {"a": "../x.bin"}})");
