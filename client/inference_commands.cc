@@ -363,6 +363,19 @@ void AddEmbed(CLI::App& app, Cli& cli) {
           },
           "The texts")
       ->required();
+  command->add_option_function<std::string>(
+      "--prompt-name", [request](const std::string& v) { request->set_prompt_name(v); },
+      "A prompt of the repository that goes before each text (its default one)");
+  command->add_option_function<int32_t>(
+      "--dimensions", [request](int32_t v) { request->set_dimensions(v); },
+      "Only so many first components (all)");
+  command->add_flag_function(
+      "--normalize,!--no-normalize",
+      [request](int64_t count) { request->set_normalize(count > 0); },
+      "Whether vectors get length 1 (as the repository says)");
+  command->add_flag_function(
+      "--no-truncate", [request](int64_t) { request->set_truncate(false); },
+      "Refuse texts that are too long instead of cutting them off");
   command->callback([&cli, request] {
     cli.action = [request](Client& client) -> absl::Status {
       ASSIGN_OR_RETURN(const v1::EmbedResponse response,
