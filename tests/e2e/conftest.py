@@ -8,6 +8,7 @@ from peers import ROOT, Daemon, Hub, Postgres
 
 TINY = ROOT / "tests/data/models"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -29,20 +30,29 @@ def postgres():
 
 @pytest.fixture(scope="session")
 def real_model():
-    """The folder of the real model."""
+    """The folder of the real model that generates text."""
     folder = pathlib.Path(os.environ["MODELD_TEST_MODELS"]) / SMOLLM2
     assert folder.is_dir()
     return folder
 
 
 @pytest.fixture(scope="session")
-def shared_hub(tmp_path_factory, real_model):
-    """The tiny models and the real one. Tests go through `hub`."""
+def real_encoder():
+    """The folder of the real model that makes vectors."""
+    folder = pathlib.Path(os.environ["MODELD_TEST_MODELS"]) / MINILM
+    assert folder.is_dir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_hub(tmp_path_factory, real_model, real_encoder):
+    """The tiny models and the real ones. Tests go through `hub`."""
     server = Hub(tmp_path_factory.mktemp("hub"))
     for folder in sorted(TINY.iterdir()):
         if folder.is_dir():
             server.add(f"tiny/{folder.name}", folder)
     server.add(SMOLLM2, real_model)
+    server.add(MINILM, real_encoder)
     server.start()
     yield server
     server.close()

@@ -111,12 +111,15 @@ class Hub:
         if revision:
             target = target / ".revisions" / revision
         target.mkdir(parents=True)
-        for file in pathlib.Path(source).iterdir():
-            if file.is_file() and not file.name.startswith("goldens."):
-                try:
-                    os.link(file, target / file.name)
-                except OSError:
-                    shutil.copy(file, target / file.name)
+        for file in pathlib.Path(source).rglob("*"):
+            if file.is_dir() or file.name.startswith(("goldens.", "vectors.", "sentences.")):
+                continue
+            place = target / file.relative_to(source)
+            place.parent.mkdir(exist_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:
+                shutil.copy(file, place)
         return target
 
     def start(self):

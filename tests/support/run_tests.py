@@ -60,13 +60,13 @@ def make_venv(requirements, name):
 
 
 def fetch():
-    """Everything from outside: tools, real clients, the real model, the crates."""
+    """Everything from outside: tools, real clients, the real models, the crates."""
     CACHE.mkdir(parents=True, exist_ok=True)
     style = make_venv(ROOT / "tests/style/requirements.txt", "style")
     clients = make_venv(ROOT / "tests/requirements.txt", "clients")
     old_hub = make_venv(ROOT / "tests/requirements-old-hub.txt", "old-hub")
     models = CACHE / "models"
-    run([str(clients / "bin/python"), "deploy/hub/demo_models.py", str(models), "--only", "smollm2"])
+    run([str(clients / "bin/python"), "deploy/hub/demo_models.py", str(models)])
     templates = str(CACHE / "templates")
     run([str(clients / "bin/python"), "tests/support/real_templates.py", templates])
     cargo = shutil.which("cargo") or os.path.expanduser("~/.cargo/bin/cargo")
