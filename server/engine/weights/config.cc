@@ -145,10 +145,11 @@ absl::StatusOr<ArchitectureConfig> ReadArchitectureConfig(std::string_view confi
 }
 
 absl::Status UseForVectors(ArchitectureConfig& config) {
-  const bool recurs = std::ranges::any_of(
-      config.layers, [](const LayerConfig& layer) { return layer.mixer != Mixer::kAttention; });
-  const bool keeps =
-      recurs || config.latent.kv_rank > 0 || config.attention_sinks || config.query_scale_beta != 0;
+  const bool depends = std::ranges::any_of(config.layers, [](const LayerConfig& layer) {
+    return layer.mixer != Mixer::kAttention || layer.kv_layer >= 0;
+  });
+  const bool keeps = depends || config.layer_input_size > 0 || config.latent.kv_rank > 0 ||
+                     config.attention_sinks || config.query_scale_beta != 0;
   if (keeps) {
     return Error(Reason::kUnsupportedArchitecture,
                  absl::StrFormat("model type \"%s\" can generate text, but making vectors with its "
