@@ -148,6 +148,42 @@ void AddSamplingOptions(CLI::App* command, v1::Sampling* sampling) {
   AddLogitBias(command, sampling);
 }
 
+// Reads the whole file that an option names into a field.
+void AddFileOption(CLI::App* command, const std::string& option, const std::string& help,
+                   std::function<void(std::string)> set) {
+  command
+      ->add_option_function<std::string>(
+          option,
+          [set = std::move(set)](const std::string& path) {
+            std::ifstream file(path, std::ios::binary);
+            set(std::string(std::istreambuf_iterator<char>(file), {}));
+          },
+          help)
+      ->check(CLI::ExistingFile)
+      ->type_name("FILE");
+}
+
+// What the answer must look like.
+void AddStructureOptions(CLI::App* command, v1::Structure* structure) {
+  AddFileOption(command, "--json-schema", "Answer with JSON that satisfies this schema",
+                [structure](std::string v) { structure->set_schema_json(std::move(v)); });
+  command->add_flag_function(
+      "--json", [structure](int64_t) { structure->set_json(true); }, "Answer with a JSON object");
+  command->add_option_function<std::string>(
+      "--regex", [structure](const std::string& v) { structure->set_regex(v); },
+      "Answer with what this regular expression matches");
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "--choice",
+          [structure](const std::vector<std::string>& v) {
+            structure->mutable_choice()->Assign(v.begin(), v.end());
+          },
+          "Answer with one of these texts (repeatable)")
+      ->allow_extra_args(false);
+  AddFileOption(command, "--grammar", "Answer with what this Lark grammar allows",
+                [structure](std::string v) { structure->set_grammar(std::move(v)); });
+}
+
 void Print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
@@ -280,6 +316,7 @@ void AddRun(CLI::App& app, Cli& cli) {
       "--tool-choice", [request](const std::string& v) { request->set_tool_choice(v); },
       "auto, none, required or the name of a function (auto)");
   AddSamplingOptions(command, request->mutable_sampling());
+  AddStructureOptions(command, request->mutable_structure());
   command->callback([&cli, request, prompt, system, tools] {
     cli.action = [&cli, request, prompt, system, tools](Client& client) -> absl::Status {
       if (!tools->empty()) RETURN_IF_ERROR(ReadToolsFile(*tools, *request));
@@ -309,6 +346,7 @@ void AddGenerate(CLI::App& app, Cli& cli) {
                    v1::GenerateRequest::descriptor()->FindFieldByName(field));
   }
   AddSamplingOptions(command, request->mutable_sampling());
+  AddStructureOptions(command, request->mutable_structure());
   command->callback([&cli, request] {
     cli.action = [&cli, request](Client& client) -> absl::Status {
       if (request->prompt().empty() && request->token_ids().empty()) {

@@ -106,9 +106,18 @@ absl::StatusOr<std::string> EchoText(const modeld::v1::GenerateRequest& request,
   return tokenizer.Decode(prompt, /*skip_special_tokens=*/false);
 }
 
+absl::StatusOr<std::optional<AnswerStructure>> StructureOf(const modeld::v1::Structure& structure,
+                                                           ServingModel& model) {
+  ASSIGN_OR_RETURN(const std::optional<GrammarSource> source, ReadStructure(structure));
+  if (!source) return std::nullopt;
+  return model.structures.Compile(*source, *model.tokenizer,
+                                  model.loaded.generation_defaults.eos_token_ids);
+}
+
 struct CallOptions {
   std::string method;
   const modeld::v1::Sampling& sampling;
+  const modeld::v1::Structure& structure;
   std::optional<std::chrono::steady_clock::time_point> deadline;
   std::optional<std::string> echo_text;
 };
@@ -127,12 +136,17 @@ absl::StatusOr<PreparedGeneration> PrepareGeneration(std::shared_ptr<ServingMode
                         "is 0, which needs sampling.prompt_logprobs or echo");
   }
   RETURN_IF_ERROR(AddTokens(asked, *model->tokenizer, model->loaded.model->vocab_size(), sampling));
+  ASSIGN_OR_RETURN(std::optional<AnswerStructure> structure, StructureOf(call.structure, *model));
+  if (structure && sampling.num_beams > 1) {
+    return InvalidField("structure", "is not there with sampling.num_beams above 1");
+  }
   PreparedGeneration out;
   out.request = {.method = call.method,
                  .sampling = std::move(sampling),
                  .eos_token_ids = defaults.eos_token_ids,
                  .new_token_text = TokenTextOf(*model, prompt),
                  .echo_text = std::move(call.echo_text),
+                 .structure = std::move(structure),
                  .deadline = call.deadline};
   out.request.prompt = std::move(prompt);
   out.model = std::move(model);
@@ -147,10 +161,8 @@ const google::protobuf::RepeatedPtrField<modeld::v1::Tool>& ShownTools(
 }
 
 // Has the answers to a chat taken apart.
-absl::Status TakeApart(const modeld::v1::ChatRequest& request, const ToolChoice& choice,
-                       const std::string& prompt, const ServingModel& model,
-                       GenerationRequest& out) {
-  const ChatAnswer answer = MakeChatAnswer(request, choice, prompt, model.answer_formats);
+absl::Status TakeApart(const modeld::v1::ChatRequest& request, const ChatAnswer& answer,
+                       const ServingModel& model, GenerationRequest& out) {
   const AnswerFormat& format = answer.tokens.format;
   if (format.marks().empty()) return absl::OkStatus();
   const std::span<const int64_t> ids = out.prompt;
@@ -163,6 +175,32 @@ absl::Status TakeApart(const modeld::v1::ChatRequest& request, const ToolChoice&
   ASSIGN_OR_RETURN(out.parts.end_of_reasoning,
                    model.tokenizer->Encode(format.EndOfReasoning(),
                                            /*add_special_tokens=*/false));
+  return absl::OkStatus();
+}
+
+// Has the structure begin with the answer proper, after a reasoning that the prompt has opened.
+absl::Status PlaceStructure(const ChatAnswer& answer, const ToolChoice& choice,
+                            AnswerStructure& structure) {
+  const AnswerFormat& format = answer.tokens.format;
+  if (choice.kind != ToolChoice::Kind::kNone && !answer.tools->empty()) {
+    return InvalidField("structure", "leaves no room for calls: set tool_choice to none");
+  }
+  if (format.is_harmony()) {
+    return InvalidField("structure", "is not there for models that answer in channels");
+  }
+  if (!answer.in_reasoning) return absl::OkStatus();
+  const std::string close = format.TextOf(format.reasoning()->close);
+  const auto& texts = answer.tokens.texts;
+  const auto end =
+      std::ranges::find_if(texts, [&](const auto& token) { return token.second == close; });
+  if (end == texts.end()) {
+    return InvalidField("structure",
+                        "cannot begin after the reasoning, whose end is no token of "
+                        "this model: switch the reasoning off");
+  }
+  structure.begins_after = [id = end->first](std::span<const int64_t> so_far) {
+    return so_far.back() == id;
+  };
   return absl::OkStatus();
 }
 
@@ -180,10 +218,15 @@ absl::StatusOr<PreparedGeneration> PrepareChat(
                                  .template_args_json = request.template_args_json()},
                                 *model));
   const ServingModel& serving = *model;
-  ASSIGN_OR_RETURN(PreparedGeneration out,
-                   PrepareGeneration(std::move(model), std::move(prompt.token_ids),
-                                     {"Chat", request.sampling(), deadline, std::nullopt}));
-  RETURN_IF_ERROR(TakeApart(request, choice, prompt.text, serving, out.request));
+  ASSIGN_OR_RETURN(
+      PreparedGeneration out,
+      PrepareGeneration(std::move(model), std::move(prompt.token_ids),
+                        {"Chat", request.sampling(), request.structure(), deadline, std::nullopt}));
+  const ChatAnswer answer = MakeChatAnswer(request, choice, prompt.text, serving.answer_formats);
+  RETURN_IF_ERROR(TakeApart(request, answer, serving, out.request));
+  if (out.request.structure) {
+    RETURN_IF_ERROR(PlaceStructure(answer, choice, *out.request.structure));
+  }
   return out;
 }
 
@@ -225,9 +268,9 @@ grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Genera
                   if (request->echo()) {
                     ASSIGN_OR_RETURN(echo_text, EchoText(*request, prompt, *model->tokenizer));
                   }
-                  return PrepareGeneration(
-                      std::move(model), std::move(prompt),
-                      {"Generate", request->sampling(), deadline, std::move(echo_text)});
+                  return PrepareGeneration(std::move(model), std::move(prompt),
+                                           {"Generate", request->sampling(), request->structure(),
+                                            deadline, std::move(echo_text)});
                 });
 }
 

@@ -15,12 +15,13 @@
 #include "server/engine/chat_answer.h"
 #include "server/engine/chat_prompt.h"
 #include "server/engine/models/loader.h"
+#include "server/engine/structure.h"
 #include "server/engine/text/chat_template.h"
 #include "server/engine/text/tokenizer.h"
 
 namespace modeld {
 
-// Immutable but for scheduler and queue; thread-safe.
+// Immutable but for scheduler, queue and structures; thread-safe.
 struct ServingModel {
   std::string name;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -29,6 +30,7 @@ struct ServingModel {
   AnswerFormats answer_formats;  // without a chat template: nothing
   LoadedModel loaded;
   RequestLimits limits;
+  Structures structures;
   // One of the two is there, last, so that its thread ends before the model.
   std::unique_ptr<Scheduler> scheduler;        // of a model that generates
   std::unique_ptr<EmbeddingQueue> embeddings;  // of one that makes vectors

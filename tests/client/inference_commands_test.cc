@@ -35,9 +35,24 @@ TEST(InferenceCommandsTest, GenerateHasAnOptionForEachFieldOfItsRequest) {
 
   for (int i = 0; i < request->field_count(); ++i) {
     const std::string name = request->field(i)->name();
-    if (name == "model_name" || name == "prompt" || name == "sampling") continue;
+    const bool has_parts = name == "sampling" || name == "structure";  // with options of their own
+    if (name == "model_name" || name == "prompt" || has_parts) continue;
     EXPECT_NE(help.find("--" + absl::StrReplaceAll(name, {{"_", "-"}}) + " "), std::string::npos)
         << name;
+  }
+}
+
+TEST(InferenceCommandsTest, AStructureHasAnOptionForEachOfItsForms) {
+  Cli cli;
+  CLI::App app("test", "modelctl");
+  AddInferenceCommands(app, cli);
+  ASSERT_EQ(v1::Structure::descriptor()->field_count(), 5);
+
+  for (const char* command : {"generate", "run"}) {
+    const std::string help = app.get_subcommand(command)->help();
+    for (const char* option : {"--json-schema", "--json", "--regex", "--choice", "--grammar"}) {
+      EXPECT_NE(help.find(std::string(option) + " "), std::string::npos) << command << option;
+    }
   }
 }
 

@@ -141,6 +141,21 @@ void KeepAllowed(std::span<const int64_t> ids, std::span<float> scores) {
   for (const auto& [id, score] : kept) scores[id] = score;
 }
 
+void KeepMasked(std::span<const uint32_t> mask, std::span<float> scores) {
+  constexpr size_t kWordBits = 32;
+  for (size_t begin = 0; begin < scores.size(); begin += kWordBits) {
+    const auto part = scores.subspan(begin, std::min(kWordBits, scores.size() - begin));
+    const uint32_t word = begin / kWordBits < mask.size() ? mask[begin / kWordBits] : 0;
+    if (word == 0) {
+      std::ranges::fill(part, kNever);
+      continue;
+    }
+    for (size_t i = 0; i < part.size(); ++i) {
+      if (((word >> i) & 1) == 0) part[i] = kNever;
+    }
+  }
+}
+
 void CandidatesOf(std::span<const float> scores, const Sampling& sampling,
                   std::vector<Candidate>& out) {
   const float highest = *std::ranges::max_element(scores);

@@ -3,7 +3,7 @@
 // The order is that of transformers' GenerationMixin._get_logits_processor, with what only others
 // have put beside its like:
 //   on scores      logit_bias, repetition_penalty, frequency and presence penalty (OpenAI), DRY,
-//                  bad_words, min_tokens, allowed_token_ids
+//                  bad_words, min_tokens, allowed_token_ids, the mask of a grammar
 //   on candidates  temperature, top_n_sigma (as on raw logits: dividing moves no token over the
 //                  threshold), top_k, top_p, min_p, typical_p, XTC
 #pragma once
@@ -44,6 +44,16 @@ void BanTokens(std::span<const int64_t> ids, std::span<float> scores);
 
 // transformers' PrefixConstrainedLogitsProcessor with one list for all positions.
 void KeepAllowed(std::span<const int64_t> ids, std::span<float> scores);
+
+// What the structure of an answer leaves for the next token.
+struct TokenRules {
+  // A bit for each id, 32 to a word; empty: everything goes. Has the ends where they may come.
+  std::span<const uint32_t> mask;
+  bool may_end = true;  // whether a token that ends the answer may come, and is its end
+};
+
+// The same with a mask; what lies behind its last word goes.
+void KeepMasked(std::span<const uint32_t> mask, std::span<float> scores);
 
 // A token that may be drawn.
 struct Candidate {

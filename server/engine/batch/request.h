@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "server/base/mutex.h"
 #include "server/core/sampling.h"
+#include "server/engine/batch/answer_grammar.h"
 #include "server/engine/batch/answer_parts.h"
 #include "server/engine/chat/answer_piece.h"
 
@@ -81,6 +82,7 @@ struct GenerationRequest {
   std::vector<int64_t> eos_token_ids;
   std::function<TokenText()> new_token_text;  // for one choice; Scheduler::Submit() calls it
   std::optional<std::string> echo_text;       // begins the text of each choice
+  std::optional<AnswerStructure> structure;
   AnswerPartsOptions parts;
   std::optional<std::chrono::steady_clock::time_point> deadline;
   int unread_tokens_max = 256;  // a choice pauses while so many of its tokens were not read

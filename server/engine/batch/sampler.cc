@@ -27,14 +27,12 @@ Sampler::Sampler(const Sampling& sampling, Options options)
                      sampling.frequency_penalty != 0) {}
 
 absl::StatusOr<SampledToken> Sampler::Next(std::span<const int64_t> tokens,
-                                           std::span<const float> logits) {
+                                           std::span<const float> logits, const TokenRules& rules) {
   RETURN_IF_ERROR(CheckLogits(logits));
   const int64_t answered = std::ssize(tokens) - options_.prompt_tokens;
-  const std::span<const float> scores = Scores(tokens, logits);
+  const std::span<const float> scores = Scores(tokens, logits, rules);
   if (std::ranges::all_of(scores, [](float x) { return x == kNever; })) {
-    return InvalidField(
-        sampling_.allowed_token_ids.empty() ? "sampling.bad_words" : "sampling.allowed_token_ids",
-        absl::StrCat("leaves no token for position ", answered, " of the answer"));
+    return NothingLeft(answered, rules);
   }
   SampledToken out;
   out.token_id = sampling_.greedy ? ArgMax(scores) : Draw(scores, answered);
@@ -45,11 +43,11 @@ absl::StatusOr<SampledToken> Sampler::Next(std::span<const int64_t> tokens,
 }
 
 std::span<const float> Sampler::Scores(std::span<const int64_t> tokens,
-                                       std::span<const float> scores) {
+                                       std::span<const float> scores, const TokenRules& rules) {
   const int64_t answered = std::ssize(tokens) - options_.prompt_tokens;
-  if (!ChangesScores(answered)) return scores;
+  if (!ChangesScores(answered, rules)) return scores;
   scores_.assign(scores.begin(), scores.end());
-  Process(tokens, answered);
+  Process(tokens, answered, rules);
   return scores_;
 }
 
@@ -60,10 +58,18 @@ absl::StatusOr<SampledToken> Sampler::Take(int64_t token_id, std::span<const flo
   return out;
 }
 
-bool Sampler::ChangesScores(int64_t answered) const {
-  return counts_tokens_ || !sampling_.logit_bias.empty() || sampling_.dry.multiplier != 0 ||
-         !sampling_.bad_words.empty() || answered < sampling_.min_tokens ||
-         !sampling_.allowed_token_ids.empty();
+bool Sampler::ChangesScores(int64_t answered, const TokenRules& rules) const {
+  return !rules.mask.empty() || !rules.may_end || counts_tokens_ || !sampling_.logit_bias.empty() ||
+         sampling_.dry.multiplier != 0 || !sampling_.bad_words.empty() ||
+         answered < sampling_.min_tokens || !sampling_.allowed_token_ids.empty();
+}
+
+absl::Status Sampler::NothingLeft(int64_t answered, const TokenRules& rules) const {
+  const char* field = "sampling.bad_words";
+  if (!rules.mask.empty()) field = "structure";
+  if (!sampling_.allowed_token_ids.empty()) field = "sampling.allowed_token_ids";
+  return InvalidField(field,
+                      absl::StrCat("leaves no token for position ", answered, " of the answer"));
 }
 
 // Only the repetition penalty looks at the prompt.
@@ -75,7 +81,7 @@ void Sampler::CountNew(std::span<const int64_t> tokens) {
   }
 }
 
-void Sampler::Process(std::span<const int64_t> tokens, int64_t answered) {
+void Sampler::Process(std::span<const int64_t> tokens, int64_t answered, const TokenRules& rules) {
   AddLogitBias(sampling_.logit_bias, scores_);
   if (counts_tokens_) {
     CountNew(tokens);
@@ -83,8 +89,11 @@ void Sampler::Process(std::span<const int64_t> tokens, int64_t answered) {
   }
   PenaliseDry(sampling_.dry, tokens, scores_);
   BanBadWords(sampling_.bad_words, tokens, scores_);
-  if (answered < sampling_.min_tokens) BanTokens(options_.end_token_ids, scores_);
+  if (answered < sampling_.min_tokens || (rules.mask.empty() && !rules.may_end)) {
+    BanTokens(options_.end_token_ids, scores_);
+  }
   if (!sampling_.allowed_token_ids.empty()) KeepAllowed(sampling_.allowed_token_ids, scores_);
+  if (!rules.mask.empty()) KeepMasked(rules.mask, scores_);
 }
 
 int64_t Sampler::Draw(std::span<const float> scores, int64_t answered) {

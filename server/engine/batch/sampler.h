@@ -36,17 +36,20 @@ class Sampler {
   // The token that follows `tokens`: the prompt and what was answered. Only their end is new since
   // the last call. INTERNAL for logits that are no distribution (a NaN, +Inf, or nothing above
   // -Inf), INVALID_FIELD when the request's bans leave no token.
-  absl::StatusOr<SampledToken> Next(std::span<const int64_t> tokens, std::span<const float> logits);
+  absl::StatusOr<SampledToken> Next(std::span<const int64_t> tokens, std::span<const float> logits,
+                                    const TokenRules& rules = {});
   // The same for a token that is chosen already.
   absl::StatusOr<SampledToken> Take(int64_t token_id, std::span<const float> logits) const;
 
   // `scores` after what changes them, before they are drawn from; valid until the next call.
-  std::span<const float> Scores(std::span<const int64_t> tokens, std::span<const float> scores);
+  std::span<const float> Scores(std::span<const int64_t> tokens, std::span<const float> scores,
+                                const TokenRules& rules = {});
 
  private:
-  bool ChangesScores(int64_t answered) const;
+  bool ChangesScores(int64_t answered, const TokenRules& rules) const;
   void CountNew(std::span<const int64_t> tokens);
-  void Process(std::span<const int64_t> tokens, int64_t answered);
+  void Process(std::span<const int64_t> tokens, int64_t answered, const TokenRules& rules);
+  absl::Status NothingLeft(int64_t answered, const TokenRules& rules) const;
   int64_t Draw(std::span<const float> scores, int64_t answered);
 
   const Sampling& sampling_;

@@ -44,6 +44,9 @@ Sequence::Sequence(int64_t id, std::shared_ptr<Generation> generation, int choic
                              ? std::ssize(tokens_)
                              : 0) {
   const GenerationRequest& request = generation_->request();
+  if (request.structure) {
+    grammar_ = std::make_unique<AnswerGrammar>(*request.structure, end_token_ids_);
+  }
   if (choice_ > 0 || request.sampling.num_beams == 1) return;
   beams = std::make_shared<BeamGroup>(request, end_token_ids_);
   beams->members = {this};
@@ -73,9 +76,13 @@ absl::Status Sequence::ScorePrompt(int64_t first, std::span<const float> logits,
 std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Time now) {
   const Sampling& sampling = generation_->request().sampling;
   if (sampling.max_tokens == 0) return End(FinishReason::kLength, now);
+  absl::StatusOr<std::optional<TokenRules>> rules = TokenRules();
+  if (grammar_) rules = grammar_->Next();
+  if (!rules.ok()) return Stop(rules.status(), FinishReason::kStop, now);
+  if (!*rules) return Stop(absl::OkStatus(), FinishReason::kStop, now);
   const std::optional<int64_t> forced = parts_.forced_token();
   absl::StatusOr<SampledToken> sampled =
-      forced ? sampler_.Take(*forced, logits) : sampler_.Next(tokens_, logits);
+      forced ? sampler_.Take(*forced, logits) : sampler_.Next(tokens_, logits, **rules);
   if (!sampled.ok()) return Stop(sampled.status(), FinishReason::kStop, now);
   const int64_t token_id = sampled->token_id;
   tokens_.push_back(token_id);
@@ -84,7 +91,7 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
   if (sampled->logprobs) logprob_sum_ += sampled->logprobs->chosen.logprob;
   if (sampling.logprobs) piece.logprobs = {*std::move(sampled->logprobs)};
   std::optional<FinishReason> finish;
-  if (EndsGeneration(token_id)) {
+  if (EndsGeneration(token_id) && (*rules)->may_end) {
     // The token is the end, not a part of the text, even when the vocabulary does not call it
     // special.
     finish = FinishReason::kStop;
@@ -93,6 +100,11 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
     piece.text = token_text_(token_id);
     if (generated_ > sampling.min_tokens) piece.text = stop_strings_.Put(piece.text);
     if (generated_ >= sampling.max_tokens) finish = FinishReason::kLength;
+    if (grammar_) {
+      const absl::StatusOr<bool> whole = grammar_->Accept(tokens().last(generated_));
+      if (!whole.ok()) return Stop(whole.status(), FinishReason::kStop, now);
+      if (*whole) finish = FinishReason::kStop;
+    }
   }
   if (finish) {
     SetParts(parts_.PutLast(piece.text + RestOfText(), 1), piece);

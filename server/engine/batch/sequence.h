@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/engine/batch/answer_grammar.h"
 #include "server/engine/batch/answer_parts.h"
 #include "server/engine/batch/beam_group.h"
 #include "server/engine/batch/request.h"
@@ -51,7 +52,8 @@ class Sequence {
   // belong to the tokens from `first` on.
   absl::Status ScorePrompt(int64_t first, std::span<const float> logits, int64_t vocab_size);
 
-  // Chooses the next token, hands it and its text out. How generation ended, when it did.
+  // Chooses the next token, hands it and its text out; without one, when nothing can follow what is
+  // there. How generation ended, when it did.
   std::optional<GenerationEnd> Advance(std::span<const float> logits, Time now);
 
   // For a beam: its answer is `answer` now.
@@ -89,6 +91,7 @@ class Sequence {
   const Time submitted_;
   const std::vector<int64_t> end_token_ids_;  // of the model and of the request
   Sampler sampler_;
+  std::unique_ptr<AnswerGrammar> grammar_;  // null: the answer is free
   StopStrings stop_strings_;
   const TokenText token_text_;
   AnswerParts parts_;

@@ -28,6 +28,12 @@ absl::Status TakeFailure(modeld_text_kind kind, modeld_text_bytes error, std::st
       return InvalidField("template_args", message);
     case MODELD_TEXT_REFUSED:
       return InvalidField("messages", absl::StrFormat("%s: %s", what, message));
+    case MODELD_TEXT_BAD_GRAMMAR:
+      return InvalidField(std::string(what), message);
+    case MODELD_TEXT_UNSUPPORTED:
+      return Error(Reason::kMethodNotSupported, message);
+    case MODELD_TEXT_BUSY:
+      return Error(Reason::kQueueFull, message);
     case MODELD_TEXT_OK:
     case MODELD_TEXT_FAILED:
       break;

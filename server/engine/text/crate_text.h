@@ -15,8 +15,9 @@ inline modeld_text_view ToView(std::string_view text) { return {text.data(), tex
 std::string TakeText(modeld_text_bytes bytes);
 
 // The status of a call that did not return MODELD_TEXT_OK; takes `error`. `what` names the file or
-// the work: "tokenizer.json". INVALID_REPOSITORY for a broken file, INVALID_FIELD for what a
-// request holds.
+// the work: "tokenizer.json"; for a grammar the field that holds it. INVALID_REPOSITORY for a
+// broken file, INVALID_FIELD for what a request holds, METHOD_NOT_SUPPORTED for what this tokenizer
+// cannot, QUEUE_FULL for what must wait.
 absl::Status TakeFailure(modeld_text_kind kind, modeld_text_bytes error, std::string_view what);
 
 }  // namespace modeld

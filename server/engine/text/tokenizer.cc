@@ -167,4 +167,6 @@ bool Tokenizer::IsSpecial(int64_t id) const {
 const std::string& Tokenizer::bos_token() const { return rep_->bos_token; }
 const std::string& Tokenizer::eos_token() const { return rep_->eos_token; }
 
+const modeld_text_tokenizer* Tokenizer::crate_tokenizer() const { return rep_->tokenizer.get(); }
+
 }  // namespace modeld

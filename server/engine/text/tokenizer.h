@@ -12,6 +12,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+struct modeld_text_tokenizer;
+
 namespace modeld {
 
 // Immutable and thread-safe; streams hold a reference to it.
@@ -42,6 +44,9 @@ class Tokenizer {
   // bos_token, eos_token, ... of tokenizer_config.json as text; empty when there is none.
   const std::string& bos_token() const;
   const std::string& eos_token() const;
+
+  // For the other users of the crate.
+  const modeld_text_tokenizer* crate_tokenizer() const;
 
  private:
   struct Rep;

@@ -46,6 +46,16 @@ TEST(LogitsProcessorsTest, IdsOutsideTheScoresDoNothing) {
   EXPECT_THAT(scores, ElementsAre(1, kNever));
 }
 
+TEST(LogitsProcessorsTest, AMaskKeepsTheTokensOfItsBits) {
+  std::vector<float> scores(70, 1);
+
+  KeepMasked(std::vector<uint32_t>{0x80000002, 0}, scores);
+
+  for (size_t i = 0; i < scores.size(); ++i) {
+    EXPECT_EQ(scores[i], i == 1 || i == 31 ? 1 : kNever) << i;  // behind the mask too
+  }
+}
+
 TEST(LogitsProcessorsTest, ABadWordIsBannedWhereItWouldBeComplete) {
   std::vector<float> scores(5);
 

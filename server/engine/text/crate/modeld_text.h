@@ -1,7 +1,8 @@
-/* The C ABI of the crate modeld-text: tokenizers and chat templates.
+/* The C ABI of the crate modeld-text: tokenizers, chat templates and grammars.
  *
  * No function throws, unwinds or keeps a pointer that it was given. Objects are immutable and may
- * be used by many threads at once. All text is UTF-8 with its length, without a terminating zero.
+ * be used by many threads at once, but for positions. All text is UTF-8 with its length, without a
+ * terminating zero.
  */
 #pragma once
 
@@ -22,7 +23,10 @@ typedef enum {
   MODELD_TEXT_BAD_TOOLS = 5,    /* not a JSON array of objects */
   MODELD_TEXT_BAD_ARGS = 6,     /* not a JSON object */
   MODELD_TEXT_REFUSED = 7,      /* raise_exception, an error of the template, or a limit */
-  MODELD_TEXT_FAILED = 8        /* a defect in a crate */
+  MODELD_TEXT_FAILED = 8,       /* a defect in a crate */
+  MODELD_TEXT_BAD_GRAMMAR = 9,  /* a grammar that is wrong, not supported or too large */
+  MODELD_TEXT_UNSUPPORTED = 10, /* the tokenizer does not allow it */
+  MODELD_TEXT_BUSY = 11         /* too much of this kind goes on */
 } modeld_text_kind;
 
 /* Text that the caller lends for the time of a call. */
@@ -102,6 +106,49 @@ void modeld_text_template_free(modeld_text_template* result);
 modeld_text_kind modeld_text_template_render(const modeld_text_template* source,
                                              const modeld_text_render_input* input,
                                              modeld_text_bytes* prompt, modeld_text_bytes* error);
+
+/* Compiles grammars for the vocabulary of one tokenizer. */
+typedef struct modeld_text_compiler modeld_text_compiler;
+
+/* `end_ids`: tokens that end an answer; they and the special ones are never text. UNSUPPORTED for a
+ * tokenizer whose tokens are no bytes. */
+modeld_text_kind modeld_text_compiler_new(const modeld_text_tokenizer* tokenizer,
+                                          const uint32_t* end_ids, size_t end_ids_size,
+                                          modeld_text_compiler** compiler,
+                                          modeld_text_bytes* error);
+void modeld_text_compiler_free(modeld_text_compiler* compiler);
+
+typedef enum {
+  MODELD_TEXT_JSON_SCHEMA = 0, /* a JSON schema */
+  MODELD_TEXT_JSON_OBJECT = 1, /* any JSON object; the source is not looked at */
+  MODELD_TEXT_REGEX = 2,       /* what all of the answer matches, in the syntax of Rust */
+  MODELD_TEXT_CHOICE = 3,      /* a JSON array of strings, one of which is the answer */
+  MODELD_TEXT_LARK = 4         /* llguidance's variant of Lark */
+} modeld_text_grammar_form;
+
+typedef struct modeld_text_grammar modeld_text_grammar;
+
+modeld_text_kind modeld_text_grammar_new(const modeld_text_compiler* compiler,
+                                         modeld_text_grammar_form form, modeld_text_view source,
+                                         modeld_text_grammar** grammar, modeld_text_bytes* error);
+void modeld_text_grammar_free(modeld_text_grammar* grammar);
+
+/* Where an answer stands in a grammar; belongs to one thread at a time. */
+typedef struct modeld_text_position modeld_text_position;
+
+modeld_text_kind modeld_text_position_new(const modeld_text_grammar* grammar,
+                                          modeld_text_position** position,
+                                          modeld_text_bytes* error);
+void modeld_text_position_free(modeld_text_position* position);
+/* Sets the bit of each token that may come next, 32 to a word; there are words for the whole
+ * vocabulary. `can_stop`: whether what was accepted is a whole answer. BAD_GRAMMAR when this takes
+ * more steps than a token is worth, or when no token can follow and it cannot stop. */
+modeld_text_kind modeld_text_position_mask(modeld_text_position* position, uint32_t* words,
+                                           size_t words_size, bool* can_stop,
+                                           modeld_text_bytes* error);
+/* Goes on with a token of the mask. `finished`: whether nothing can follow. */
+modeld_text_kind modeld_text_position_accept(modeld_text_position* position, uint32_t id,
+                                             bool* finished, modeld_text_bytes* error);
 
 #ifdef __cplusplus
 }

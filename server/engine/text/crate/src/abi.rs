@@ -6,6 +6,7 @@ use std::sync::Once;
 
 use crate::chat_template::{ChatTemplate, Input};
 use crate::failure::{Failure, Kind};
+use crate::grammar::{Compiler, Form, Grammar, Position};
 use crate::repository::Files;
 use crate::tokenizer::Tokenizer;
 
@@ -300,6 +301,118 @@ pub unsafe extern "C" fn modeld_text_template_render(
                 now_unix_s: input.now_unix_s,
             };
             template.render(input).map(Owned::give)
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_compiler_new(
+    tokenizer: &Tokenizer,
+    end_ids: *const u32,
+    end_ids_size: usize,
+    compiler: *mut *mut Compiler,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(compiler, error, Kind::Failed, || {
+            let end_ids = if end_ids_size == 0 {
+                &[]
+            } else {
+                std::slice::from_raw_parts(end_ids, end_ids_size)
+            };
+            let vocabulary = tokenizer.vocabulary(end_ids)?;
+            Ok(Box::into_raw(Box::new(Compiler::new(&vocabulary)?)))
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_compiler_free(compiler: *mut Compiler) {
+    drop(unsafe { Box::from_raw(compiler) });
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_grammar_new(
+    compiler: &Compiler,
+    form: u32,
+    source: View,
+    grammar: *mut *mut Grammar,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(grammar, error, Kind::BadGrammar, || {
+            let compiled = compiler.compile(Form::of(form)?, source.bytes())?;
+            Ok(Box::into_raw(Box::new(compiled)))
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_grammar_free(grammar: *mut Grammar) {
+    drop(unsafe { Box::from_raw(grammar) });
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_position_new(
+    grammar: &Grammar,
+    position: *mut *mut Position,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(position, error, Kind::Failed, || {
+            Ok(Box::into_raw(Box::new(grammar.start())))
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_position_free(position: *mut Position) {
+    drop(unsafe { Box::from_raw(position) });
+}
+
+/// # Safety
+/// See above; `words` are `words_size` writable ones.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_position_mask(
+    position: &mut Position,
+    words: *mut u32,
+    words_size: usize,
+    can_stop: *mut bool,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(can_stop, error, Kind::BadGrammar, || {
+            position.mask(std::slice::from_raw_parts_mut(words, words_size))?;
+            position.can_stop()
+        })
+    }
+}
+
+/// # Safety
+/// See above.
+#[no_mangle]
+pub unsafe extern "C" fn modeld_text_position_accept(
+    position: &mut Position,
+    id: u32,
+    finished: *mut bool,
+    error: *mut Owned<u8>,
+) -> Kind {
+    unsafe {
+        answer(finished, error, Kind::BadGrammar, || {
+            position.accept(id)?;
+            Ok(position.is_finished())
         })
     }
 }

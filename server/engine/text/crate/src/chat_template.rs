@@ -133,7 +133,7 @@ impl ChatTemplate {
         python_types::add_to(&mut env);
         // Jinja counts every kind of line end as "\n".
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        let parsed = watched::run(move || {
+        let parsed = watched::run("chat-template", move || {
             env.add_template_owned(NAME, generation_tag::replace(&source))
                 .map_err(broken)?;
             Ok(env)
@@ -159,7 +159,7 @@ impl ChatTemplate {
             ));
         }
         let env = Arc::clone(&self.env);
-        let rendered = watched::run(move || render_here(&env, context(&input)?));
+        let rendered = watched::run("chat-template", move || render_here(&env, context(&input)?));
         rendered.map_err(|failure| {
             if failure.kind != Kind::Exhausted {
                 return failure;

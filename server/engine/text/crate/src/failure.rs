@@ -13,8 +13,11 @@ pub enum Kind {
     BadArgs = 6,
     Refused = 7,
     Failed = 8,
+    BadGrammar = 9,
+    Unsupported = 10,
+    Busy = 11,
     /// Of `watched` only; callers make another kind of it.
-    Exhausted = 9,
+    Exhausted = 12,
 }
 
 #[derive(Debug)]

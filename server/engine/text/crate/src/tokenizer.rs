@@ -1,33 +1,24 @@
 //! A repository's tokenizer, ready for text from the model's template and for text from users.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::json;
-use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
-};
+use tokenizers::PostProcessorWrapper;
 
 use crate::conversion;
 use crate::failure::{Failure, Kind};
 use crate::repository::{broken, Config, Files};
-use crate::unsmuggled_model::UnsmuggledModel;
+use crate::vocabulary::{Pipeline, Vocabulary};
 
 /// Eight times the largest known vocabulary. Ids are walked through from 0 on.
 const VOCAB_SIZE_MAX: usize = 2 << 20;
-
-type Pipeline = TokenizerImpl<
-    UnsmuggledModel,
-    NormalizerWrapper,
-    PreTokenizerWrapper,
-    PostProcessorWrapper,
-    DecoderWrapper,
->;
 
 pub struct Tokenizer {
     /// Finds special tokens in text.
     trusting: Pipeline,
     /// Takes them for ordinary text; shares the vocabulary.
-    wary: Pipeline,
+    wary: Arc<Pipeline>,
     special: HashSet<u32>,
     vocab_size: usize,
 }
@@ -129,7 +120,7 @@ impl Tokenizer {
         wary.with_model(model);
         Ok(Self {
             trusting,
-            wary,
+            wary: Arc::new(wary),
             special: ids,
             vocab_size,
         })
@@ -163,6 +154,16 @@ impl Tokenizer {
         self.trusting
             .decode(ids, skip_special)
             .map_err(|error| Failure::new(Kind::Failed, error.to_string()))
+    }
+
+    /// `end_ids`: tokens that end an answer, whether they are special or not.
+    pub fn vocabulary(&self, end_ids: &[u32]) -> Result<Vocabulary, Failure> {
+        Vocabulary::new(
+            Arc::clone(&self.wary),
+            &self.special,
+            self.vocab_size,
+            end_ids,
+        )
     }
 
     pub fn spelling(&self, id: u32) -> Option<String> {

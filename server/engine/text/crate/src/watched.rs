@@ -128,6 +128,7 @@ fn processor_seconds<R>(handle: &JoinHandle<R>) -> i64 {
 /// Runs `body` on a thread with a deep stack and within the limits. `Kind::Exhausted` when it exceeds one:
 /// then it was left behind.
 pub fn run<R: Send + 'static>(
+    thread_name: &str,
     body: impl FnOnce() -> Result<R, Failure> + Send + 'static,
 ) -> Result<R, Failure> {
     let meter = Arc::new(Meter {
@@ -137,7 +138,7 @@ pub fn run<R: Send + 'static>(
     });
     let of_thread = Arc::clone(&meter);
     let handle = std::thread::Builder::new()
-        .name("chat-template".into())
+        .name(thread_name.into())
         .stack_size(STACK_BYTES)
         .spawn(move || {
             let _end = End(&of_thread);
