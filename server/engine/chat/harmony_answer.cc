@@ -132,14 +132,15 @@ void HarmonyAnswer::BeginText(At at) {
 
 void HarmonyAnswer::PutCall(const Symbol& symbol) {
   switch (arguments_.Put(symbol, function_, "", out_)) {
-    case JsonArguments::Step::kMore:
+    case CallReader::Step::kPending:
       pending_ += symbol.text();
       return;
-    case JsonArguments::Step::kDone:
+    case CallReader::Step::kSettled:
       pending_.clear();
       at_ = At::kAfterCall;
       return;
-    case JsonArguments::Step::kBroken:
+    case CallReader::Step::kLeft:
+    case CallReader::Step::kBroken:
       out_.Withdraw();
       GiveUp();
       Put(symbol);

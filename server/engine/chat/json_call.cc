@@ -165,11 +165,12 @@ JsonCalls::Step JsonCalls::Put(const Symbol& symbol, CallOutput& out) {
   return Step::kBroken;
 }
 
-JsonArguments::Step JsonArguments::Put(const Symbol& symbol, std::string_view name,
-                                       std::string_view id, CallOutput& out) {
+CallReader::Step JsonArguments::Put(const Symbol& symbol, std::string_view name,
+                                    std::string_view id, CallOutput& out) {
   if (!begun_) {
-    if (symbol.is_space()) return Step::kMore;
-    if (!symbol.is_byte() || symbol.byte != '{' || !out.Begin(name, id)) return Step::kBroken;
+    if (symbol.is_space()) return CallReader::Step::kPending;
+    if (!symbol.is_byte() || symbol.byte != '{' || !out.Begin(name, id))
+      return CallReader::Step::kBroken;
     begun_ = true;
   }
   JsonScanner::Step step = JsonScanner::Step::kMore;
@@ -179,11 +180,12 @@ JsonArguments::Step JsonArguments::Put(const Symbol& symbol, std::string_view na
                       [&](char c) { return scanner_.Put(c) == JsonScanner::Step::kMore; })) {
     step = JsonScanner::Step::kBroken;
   }
-  if (step != JsonScanner::Step::kMore && step != JsonScanner::Step::kDone) return Step::kBroken;
+  if (step != JsonScanner::Step::kMore && step != JsonScanner::Step::kDone)
+    return CallReader::Step::kBroken;
   out.Arguments(symbol.text());
-  if (step == JsonScanner::Step::kMore) return Step::kMore;
+  if (step == JsonScanner::Step::kMore) return CallReader::Step::kPending;
   out.End();
-  return Step::kDone;
+  return CallReader::Step::kSettled;
 }
 
 }  // namespace modeld

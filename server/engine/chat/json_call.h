@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "server/engine/chat/call_output.h"
+#include "server/engine/chat/call_reader.h"
 #include "server/engine/chat/json_scanner.h"
 #include "server/engine/chat/mark_scanner.h"
 
@@ -78,10 +79,10 @@ class JsonCalls {
 // One thread at a time.
 class JsonArguments {
  public:
-  enum class Step { kMore, kDone, kBroken };
-
-  // kDone: taken, and the call went out complete. kBroken: not taken, or no tool has the name.
-  Step Put(const Symbol& symbol, std::string_view name, std::string_view id, CallOutput& out);
+  // kSettled: taken, and the call went out complete. kBroken: not taken, or no tool has the name.
+  // Never kLeft.
+  CallReader::Step Put(const Symbol& symbol, std::string_view name, std::string_view id,
+                       CallOutput& out);
 
  private:
   JsonScanner scanner_;

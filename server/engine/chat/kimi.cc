@@ -38,16 +38,9 @@ class KimiReader final : public CallReader {
       case At::kArguments:
         break;
     }
-    switch (arguments_.Put(symbol, NameOf(id_), id_, out)) {
-      case JsonArguments::Step::kMore:
-        return Step::kPending;
-      case JsonArguments::Step::kDone:
-        at_ = At::kBetween;
-        return Step::kSettled;
-      case JsonArguments::Step::kBroken:
-        break;
-    }
-    return Step::kBroken;
+    const Step step = arguments_.Put(symbol, NameOf(id_), id_, out);
+    if (step == Step::kSettled) at_ = At::kBetween;
+    return step;
   }
 
   bool Finish(CallOutput& /*out*/) override { return at_ == At::kBetween; }

@@ -23,16 +23,9 @@ class Llama3Reader final : public CallReader {
       case At::kArguments:
         break;
     }
-    switch (arguments_.Put(symbol, name_, "", out)) {
-      case JsonArguments::Step::kMore:
-        return Step::kPending;
-      case JsonArguments::Step::kDone:
-        at_ = At::kBetween;
-        return Step::kSettled;
-      case JsonArguments::Step::kBroken:
-        break;
-    }
-    return Step::kBroken;
+    const Step step = arguments_.Put(symbol, name_, "", out);
+    if (step == Step::kSettled) at_ = At::kBetween;
+    return step;
   }
 
   bool Finish(CallOutput& /*out*/) override { return at_ == At::kBetween; }

@@ -91,16 +91,9 @@ class MistralReader final : public CallReader {
   }
 
   Step PutArguments(const Symbol& symbol, CallOutput& out) {
-    switch (arguments_.Put(symbol, name_, id_, out)) {
-      case JsonArguments::Step::kMore:
-        return Step::kPending;
-      case JsonArguments::Step::kDone:
-        at_ = At::kBetween;
-        return Step::kSettled;
-      case JsonArguments::Step::kBroken:
-        break;
-    }
-    return Step::kBroken;
+    const Step step = arguments_.Put(symbol, name_, id_, out);
+    if (step == Step::kSettled) at_ = At::kBetween;
+    return step;
   }
 
   At at_ = At::kBetween;
