@@ -93,7 +93,8 @@ Engines::Options EngineOptions(const Config& config) {
           .threads = config.engine.threads,
           .cpu_memory_bytes = config.devices.cpu_memory_bytes,
           .requests_waiting_max = config.engine.requests_waiting_max,
-          .limits = config.limits};
+          .limits = config.limits,
+          .prefix_cache = config.engine.prefix_cache};
 }
 
 DownloadPool::Options PoolOptions(const Config& config) {

@@ -53,6 +53,7 @@ struct Config {
     int64_t load_timeout_base_seconds = 300;    // plus ...
     int64_t load_timeout_seconds_per_gib = 20;  // ... so much for each GiB of weights
     int64_t requests_waiting_max = 512;         // per model, then QUEUE_FULL
+    bool prefix_cache = true;                   // keep what was computed of prompts
   };
   struct Devices {
     int64_t cpu_memory_bytes = 0;  // 0 in the file: half of the memory this process may use

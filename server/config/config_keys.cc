@@ -155,6 +155,9 @@ void AddWorkKeys(std::vector<ConfigKey>& keys) {
                   At<&Config::engine, &Engine::load_timeout_seconds_per_gib>,
                   "Seconds that a load may take beyond the key above, for each GiB of weights.", 0,
                   3600});
+  keys.push_back({"engine", "prefix_cache", At<&Config::engine, &Engine::prefix_cache>,
+                  "Keep what was computed of prompts, as long as memory is free, for requests that "
+                  "begin with the same tokens."});
   keys.push_back({"engine", "requests_waiting_max",
                   At<&Config::engine, &Engine::requests_waiting_max>,
                   "Requests that may wait for one model; further ones are refused with QUEUE_FULL.",
@@ -194,6 +197,17 @@ void AddLimitKeys(std::vector<ConfigKey>& keys) {
                   "Entries of bad_words.", 1, 100'000});
   keys.push_back({"limits", "dry_breakers_max", At<&Config::limits, &Limits::dry_breakers_max>,
                   "Entries of dry_sequence_breakers.", 1, 10'000});
+  keys.push_back({"limits", "schema_bytes_max", At<&Config::limits, &Limits::schema_bytes_max>,
+                  "Bytes of a JSON schema that an answer must satisfy.", 1, 16 << 20});
+  keys.push_back({"limits", "regex_bytes_max", At<&Config::limits, &Limits::regex_bytes_max>,
+                  "Bytes of a regular expression that an answer must match.", 1, 1 << 20});
+  keys.push_back({"limits", "grammar_bytes_max", At<&Config::limits, &Limits::grammar_bytes_max>,
+                  "Bytes of a grammar that an answer must follow.", 1, 1 << 20});
+  keys.push_back({"limits", "structure_choices_max",
+                  At<&Config::limits, &Limits::structure_choices_max>,
+                  "Texts that an answer may be one of.", 1, 100'000});
+  keys.push_back({"limits", "tools_max", At<&Config::limits, &Limits::tools_max>,
+                  "Functions of a conversation.", 1, 10'000});
 }
 
 }  // namespace

@@ -15,6 +15,11 @@ struct RequestLimits {
   int64_t logit_bias_max = 1'024;         // entries
   int64_t bad_words_max = 1'024;
   int64_t dry_breakers_max = 64;
+  int64_t schema_bytes_max = 262'144;     // of a JSON schema
+  int64_t regex_bytes_max = 16'384;       // of a regular expression
+  int64_t grammar_bytes_max = 65'536;     // of a grammar
+  int64_t structure_choices_max = 1'024;  // texts, each of stop_bytes_max at most
+  int64_t tools_max = 128;                // functions of a conversation
 
   bool operator==(const RequestLimits&) const = default;
 };

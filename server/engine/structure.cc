@@ -14,31 +14,33 @@ namespace {
 
 using Form = GrammarSource::Form;
 
-constexpr size_t kSchemaBytesMax = 262'144;
-constexpr size_t kRegexBytesMax = 16'384;
-constexpr size_t kGrammarBytesMax = 65'536;
-constexpr int kChoicesMax = 1'024;
-constexpr size_t kChoiceBytesMax = 1'000;
-
-absl::Status CheckBytes(const GrammarSource& source) {
-  size_t bytes_max = kSchemaBytesMax;
-  if (source.form == Form::kRegex) bytes_max = kRegexBytesMax;
-  if (source.form == Form::kLark) bytes_max = kGrammarBytesMax;
-  if (source.text.size() <= bytes_max) return absl::OkStatus();
+absl::Status CheckBytes(const GrammarSource& source, const RequestLimits& limits) {
+  int64_t bytes_max = limits.schema_bytes_max;
+  const char* key = "limits.schema_bytes_max";
+  if (source.form == Form::kRegex) {
+    bytes_max = limits.regex_bytes_max;
+    key = "limits.regex_bytes_max";
+  } else if (source.form == Form::kLark) {
+    bytes_max = limits.grammar_bytes_max;
+    key = "limits.grammar_bytes_max";
+  }
+  if (static_cast<int64_t>(source.text.size()) <= bytes_max) return absl::OkStatus();
   return InvalidField(source.field, absl::StrCat("has ", source.text.size(), " bytes, at most ",
-                                                 bytes_max, " are allowed"));
+                                                 bytes_max, " (", key, ") are allowed"));
 }
 
-absl::StatusOr<GrammarSource> ReadChoice(const modeld::v1::Structure& structure) {
+absl::StatusOr<GrammarSource> ReadChoice(const modeld::v1::Structure& structure,
+                                         const RequestLimits& limits) {
   constexpr const char* kField = "structure.choice";
-  if (structure.choice_size() > kChoicesMax) {
+  if (structure.choice_size() > limits.structure_choices_max) {
     return InvalidField(kField, absl::StrCat("has ", structure.choice_size(), " entries, at most ",
-                                             kChoicesMax, " are allowed"));
+                                             limits.structure_choices_max,
+                                             " (limits.structure_choices_max) are allowed"));
   }
   for (const std::string& choice : structure.choice()) {
-    if (choice.empty() || choice.size() > kChoiceBytesMax) {
-      return InvalidField(
-          kField, absl::StrCat("a text has ", choice.size(), " bytes, not 1 to ", kChoiceBytesMax));
+    if (choice.empty() || static_cast<int64_t>(choice.size()) > limits.stop_bytes_max) {
+      return InvalidField(kField, absl::StrCat("a text has ", choice.size(), " bytes, not 1 to ",
+                                               limits.stop_bytes_max, " (limits.stop_bytes_max)"));
     }
   }
   const std::vector<std::string> choices(structure.choice().begin(), structure.choice().end());
@@ -48,7 +50,8 @@ absl::StatusOr<GrammarSource> ReadChoice(const modeld::v1::Structure& structure)
 
 }  // namespace
 
-absl::StatusOr<std::optional<GrammarSource>> ReadStructure(const modeld::v1::Structure& structure) {
+absl::StatusOr<std::optional<GrammarSource>> ReadStructure(const modeld::v1::Structure& structure,
+                                                           const RequestLimits& limits) {
   std::vector<GrammarSource> asked;
   if (!structure.schema_json().empty()) {
     asked.push_back({Form::kJsonSchema, structure.schema_json(), "structure.schema_json"});
@@ -58,7 +61,7 @@ absl::StatusOr<std::optional<GrammarSource>> ReadStructure(const modeld::v1::Str
     asked.push_back({Form::kRegex, structure.regex(), "structure.regex"});
   }
   if (structure.choice_size() > 0) {
-    ASSIGN_OR_RETURN(GrammarSource choice, ReadChoice(structure));
+    ASSIGN_OR_RETURN(GrammarSource choice, ReadChoice(structure, limits));
     asked.push_back(std::move(choice));
   }
   if (!structure.grammar().empty()) {
@@ -69,7 +72,7 @@ absl::StatusOr<std::optional<GrammarSource>> ReadStructure(const modeld::v1::Str
     return InvalidField("structure", absl::StrCat("at most one field may be set, not both ",
                                                   asked[0].field, " and ", asked[1].field));
   }
-  if (asked[0].form != Form::kChoice) RETURN_IF_ERROR(CheckBytes(asked[0]));
+  if (asked[0].form != Form::kChoice) RETURN_IF_ERROR(CheckBytes(asked[0], limits));
   return std::move(asked[0]);
 }
 

@@ -10,15 +10,16 @@
 #include "modeld/v1/inference.pb.h"
 #include "server/base/executor.h"
 #include "server/base/mutex.h"
+#include "server/core/request_limits.h"
 #include "server/engine/batch/answer_grammar.h"
 #include "server/engine/text/grammar.h"
 #include "server/engine/text/tokenizer.h"
 
 namespace modeld {
 
-// Nothing when the answer is free. INVALID_FIELD for more than one form, and beyond the limits of
-// the proto.
-absl::StatusOr<std::optional<GrammarSource>> ReadStructure(const modeld::v1::Structure& structure);
+// Nothing when the answer is free. INVALID_FIELD for more than one form, and beyond `limits`.
+absl::StatusOr<std::optional<GrammarSource>> ReadStructure(const modeld::v1::Structure& structure,
+                                                           const RequestLimits& limits);
 
 // The grammars of one model, and the threads that compute their masks. What it takes is made with
 // the first grammar. Thread-safe.

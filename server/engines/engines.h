@@ -85,6 +85,7 @@ class Engines {
     int64_t cpu_memory_bytes = 0;  // budget of the device cpu
     int64_t requests_waiting_max = 512;
     RequestLimits limits;
+    bool prefix_cache = true;
     std::string nvml_library = "libnvidia-ml.so.1";  // dlopen; no such library: no GPU
   };
   // An instance appeared, changed its state or its figures, or is gone (then `error` says why, OK

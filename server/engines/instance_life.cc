@@ -54,6 +54,7 @@ enginepb::LoadRequest RequestOf(const EngineLoad& load, const Engines::Options& 
   request.set_trust_remote_code(load.trust_remote_code);
   request.set_threads(static_cast<int32_t>(options.threads));
   *request.mutable_limits() = ToProto(options.limits);
+  request.set_prefix_cache_off(!options.prefix_cache);
   return request;
 }
 

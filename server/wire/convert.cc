@@ -224,6 +224,11 @@ modeld::engine::v1::RequestLimits ToProto(const RequestLimits& limits) {
   out.set_logit_bias_max(limits.logit_bias_max);
   out.set_bad_words_max(limits.bad_words_max);
   out.set_dry_breakers_max(limits.dry_breakers_max);
+  out.set_schema_bytes_max(limits.schema_bytes_max);
+  out.set_regex_bytes_max(limits.regex_bytes_max);
+  out.set_grammar_bytes_max(limits.grammar_bytes_max);
+  out.set_structure_choices_max(limits.structure_choices_max);
+  out.set_tools_max(limits.tools_max);
   return out;
 }
 
@@ -238,6 +243,11 @@ RequestLimits FromProto(const modeld::engine::v1::RequestLimits& in) {
   take(in.logit_bias_max(), out.logit_bias_max);
   take(in.bad_words_max(), out.bad_words_max);
   take(in.dry_breakers_max(), out.dry_breakers_max);
+  take(in.schema_bytes_max(), out.schema_bytes_max);
+  take(in.regex_bytes_max(), out.regex_bytes_max);
+  take(in.grammar_bytes_max(), out.grammar_bytes_max);
+  take(in.structure_choices_max(), out.structure_choices_max);
+  take(in.tools_max(), out.tools_max);
   return out;
 }
 
