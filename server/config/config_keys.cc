@@ -185,8 +185,10 @@ void AddLimitKeys(std::vector<ConfigKey>& keys) {
                   1, 1024});
   keys.push_back({"limits", "stop_max", At<&Config::limits, &Limits::stop_max>,
                   "Stop strings of a request, and again as many stop tokens.", 1, 1024});
-  keys.push_back({"limits", "stop_bytes_max", At<&Config::limits, &Limits::stop_bytes_max>,
-                  "Bytes of a stop string, a bad word or a breaker of DRY.", 1, 100'000});
+  keys.push_back(
+      {"limits", "stop_bytes_max", At<&Config::limits, &Limits::stop_bytes_max>,
+       "Bytes of a stop string, a bad word, a breaker of DRY or a text of structure.choice.", 1,
+       100'000});
   keys.push_back({"limits", "logprobs_max", At<&Config::limits, &Limits::logprobs_max>,
                   "Alternatives that a request may ask for with each token (logprobs, "
                   "prompt_logprobs).",

@@ -89,9 +89,9 @@ absl::StatusOr<ChatPrompt> ChatPromptOf(const ChatPromptInput& input, const Serv
   RETURN_IF_ERROR(model.chat_template.status());
   RETURN_IF_ERROR(CheckLimit("messages", BytesOf(input.messages), model.limits));
   if (input.tools.size() > model.limits.tools_max) {
-    return InvalidField("tools", absl::StrCat("has ", input.tools.size(), " entries, at most ",
-                                              model.limits.tools_max,
-                                              " (limits.tools_max) are allowed"));
+    return InvalidField("tools",
+                        absl::StrCat("has ", input.tools.size(), " entries, at most ",
+                                     model.limits.tools_max, " are allowed (limits.tools_max)"));
   }
   return MakeChatPrompt(input, *model.tokenizer, model.special_tokens, **model.chat_template);
 }
@@ -113,7 +113,8 @@ absl::StatusOr<std::string> EchoText(const modeld::v1::GenerateRequest& request,
 
 absl::StatusOr<std::optional<AnswerStructure>> StructureOf(const modeld::v1::Structure& structure,
                                                            ServingModel& model) {
-  ASSIGN_OR_RETURN(const std::optional<GrammarSource> source, ReadStructure(structure, model.limits));
+  ASSIGN_OR_RETURN(const std::optional<GrammarSource> source,
+                   ReadStructure(structure, model.limits));
   if (!source) return std::nullopt;
   return model.structures.Compile(*source, *model.tokenizer,
                                   model.loaded.generation_defaults.eos_token_ids);

@@ -26,7 +26,7 @@ absl::Status CheckBytes(const GrammarSource& source, const RequestLimits& limits
   }
   if (static_cast<int64_t>(source.text.size()) <= bytes_max) return absl::OkStatus();
   return InvalidField(source.field, absl::StrCat("has ", source.text.size(), " bytes, at most ",
-                                                 bytes_max, " (", key, ") are allowed"));
+                                                 bytes_max, " are allowed (", key, ")"));
 }
 
 absl::StatusOr<GrammarSource> ReadChoice(const modeld::v1::Structure& structure,
@@ -35,7 +35,7 @@ absl::StatusOr<GrammarSource> ReadChoice(const modeld::v1::Structure& structure,
   if (structure.choice_size() > limits.structure_choices_max) {
     return InvalidField(kField, absl::StrCat("has ", structure.choice_size(), " entries, at most ",
                                              limits.structure_choices_max,
-                                             " (limits.structure_choices_max) are allowed"));
+                                             " are allowed (limits.structure_choices_max)"));
   }
   for (const std::string& choice : structure.choice()) {
     if (choice.empty() || static_cast<int64_t>(choice.size()) > limits.stop_bytes_max) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -429,6 +430,43 @@ TEST(InferenceLimitsTest, WhatIsAboveALimitIsRefusedWithBothFiguresAndTheLimitsN
               HasSubstr("3 is not between 1 and 2 (limits.choices_max)"));
   EXPECT_THAT(message(engine.Generate(stops)),
               HasSubstr("has 2 entries, at most 1 are allowed (limits.stop_max)"));
+}
+
+TEST(InferenceLimitsTest, AStructureOrToolsAboveALimitAreRefusedWithBothFiguresAndTheLimitsName) {
+  EngineProcess engine;
+  modeld::engine::v1::RequestLimits limits;
+  limits.set_schema_bytes_max(10);
+  limits.set_regex_bytes_max(11);
+  limits.set_grammar_bytes_max(12);
+  limits.set_structure_choices_max(1);
+  limits.set_stop_bytes_max(5);
+  limits.set_tools_max(1);
+  ASSERT_THAT(engine.Load("tiny-llama", limits).status, IsOk());
+  const auto refused = [&](const std::function<void(modeld::v1::Structure&)>& set) {
+    modeld::v1::GenerateRequest request;
+    request.add_token_ids(1);
+    set(*request.mutable_structure());
+    return std::string(engine.Generate(request).status.message());
+  };
+
+  EXPECT_THAT(refused([](auto& s) { s.set_schema_json(R"({"a": 1234})"); }),
+              HasSubstr("has 11 bytes, at most 10 are allowed (limits.schema_bytes_max)"));
+  EXPECT_THAT(refused([](auto& s) { s.set_regex("abcdefghijkl"); }),
+              HasSubstr("has 12 bytes, at most 11 are allowed (limits.regex_bytes_max)"));
+  EXPECT_THAT(refused([](auto& s) { s.set_grammar("start: \"abcd\""); }),
+              HasSubstr("has 13 bytes, at most 12 are allowed (limits.grammar_bytes_max)"));
+  EXPECT_THAT(refused([](auto& s) {
+                s.add_choice("a");
+                s.add_choice("b");
+              }),
+              HasSubstr("has 2 entries, at most 1 are allowed (limits.structure_choices_max)"));
+  EXPECT_THAT(refused([](auto& s) { s.add_choice("abcdef"); }),
+              HasSubstr("a text has 6 bytes, not 1 to 5 (limits.stop_bytes_max)"));
+  modeld::v1::ChatRequest chat;
+  chat.add_messages()->set_content("a");
+  for (const char* name : {"f", "g"}) chat.add_tools()->set_name(name);
+  EXPECT_THAT(std::string(engine.Chat(chat).status.message()),
+              HasSubstr("has 2 entries, at most 1 are allowed (limits.tools_max)"));
 }
 
 TEST(InferenceBeforeLoadTest, EveryMethodSaysThatNoModelIsReady) {
