@@ -7,9 +7,11 @@
 #include "absl/time/time.h"
 #include "client/arguments.h"
 #include "client/commands.h"
+#include "client/device_map_file.h"
 #include "client/table.h"
 #include "server/base/status.h"
 #include "server/core/bytes.h"
+#include "server/core/device_map.h"
 #include "server/wire/status_wire.h"
 
 namespace modeld {
@@ -180,6 +182,18 @@ void AddDownload(CLI::App& app, Cli& cli) {
   });
 }
 
+void SetDeviceMap(const std::string& text, v1::LoadModelRequest& request) {
+  if (text == "auto" || IsDevice(text)) {
+    request.set_device_map(text);
+    return;
+  }
+  const auto entries = ReadDeviceMapFile(text);
+  if (!entries.ok()) {
+    throw CLI::ValidationError("--device-map", std::string(entries.status().message()));
+  }
+  request.mutable_device_map_entries()->insert(entries->begin(), entries->end());
+}
+
 void AddLoad(CLI::App& app, Cli& cli) {
   auto* command = app.add_subcommand("load", "Bring a model into memory; downloads first");
   auto request = std::make_shared<v1::LoadModelRequest>();
@@ -192,8 +206,9 @@ void AddLoad(CLI::App& app, Cli& cli) {
       "--dtype", [request](const std::string& v) { request->set_dtype(v); },
       "bfloat16, float16 or float32 (bfloat16)");
   command->add_option_function<std::string>(
-      "--device-map", [request](const std::string& v) { request->set_device_map(v); },
-      "auto, cpu, cuda or cuda:N (auto)");
+      "--device-map", [request](const std::string& v) { SetDeviceMap(v, *request); },
+      "auto, a device (cpu, cuda:0), a kind of devices (cuda), or a file with a map of modules to "
+      "devices as JSON (auto)");
   command->add_option_function<int64_t>(
       "--max-context", [request](int64_t v) { request->set_max_context(v); },
       "Tokens of prompt and answer together");

@@ -92,6 +92,7 @@ Engines::Options EngineOptions(const Config& config) {
           .node_name = config.node.name,
           .threads = config.engine.threads,
           .cpu_memory_bytes = config.devices.cpu_memory_bytes,
+          .cpu_budgets = config.devices.cpu_budgets,
           .requests_waiting_max = config.engine.requests_waiting_max,
           .limits = config.limits,
           .prefix_cache = config.engine.prefix_cache};

@@ -35,6 +35,8 @@ std::string TypeName(ConfigType type) {
       return "true or false";
     case ConfigType::kStringList:
       return "a list of strings";
+    case ConfigType::kIntegerList:
+      return "a list of integers";
   }
   return "";
 }
@@ -48,6 +50,24 @@ std::optional<std::vector<std::string>> ListOf(const toml::node& node) {
     list.push_back(item.as_string()->get());
   }
   return list;
+}
+
+std::optional<std::vector<int64_t>> NumbersOf(const toml::node& node) {
+  const toml::array* array = node.as_array();
+  if (array == nullptr) return std::nullopt;
+  std::vector<int64_t> list;
+  for (const toml::node& item : *array) {
+    if (!item.is_integer()) return std::nullopt;
+    list.push_back(item.as_integer()->get());
+  }
+  return list;
+}
+
+std::optional<int64_t> NumberOf(const std::string& text) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, value);
+  return parsed.ec == std::errc() && parsed.ptr == end ? std::optional(value) : std::nullopt;
 }
 
 std::vector<std::string> Split(const std::string& text, char separator) {
@@ -147,6 +167,8 @@ void Reader::SetNode(const ConfigKey& key, const std::string& where, const toml:
     Set(key, where, node.as_boolean()->get());
   } else if (auto list = ListOf(node); type == ConfigType::kStringList && list) {
     Set(key, where, *std::move(list));
+  } else if (auto numbers = NumbersOf(node); type == ConfigType::kIntegerList && numbers) {
+    Set(key, where, *std::move(numbers));
   } else {
     Problem(where, key.name() + ": must be " + TypeName(type));
   }
@@ -162,11 +184,18 @@ void Reader::SetText(const ConfigKey& key, const std::string& where, const std::
       if (text != "true" && text != "false") break;
       return Set(key, where, text == "true");
     case ConfigType::kInteger: {
-      int64_t value = 0;
-      const char* end = text.data() + text.size();
-      const auto parsed = std::from_chars(text.data(), end, value);
-      if (parsed.ec != std::errc() || parsed.ptr != end) break;
-      return Set(key, where, value);
+      const std::optional<int64_t> value = NumberOf(text);
+      if (!value) break;
+      return Set(key, where, *value);
+    }
+    case ConfigType::kIntegerList: {
+      std::vector<int64_t> values;
+      const std::vector<std::string> parts = Split(text, key.separator);
+      for (const std::string& part : parts) {
+        if (const std::optional<int64_t> value = NumberOf(part)) values.push_back(*value);
+      }
+      if (values.size() != parts.size()) break;
+      return Set(key, where, std::move(values));
     }
   }
   Problem(where, key.name() + ": must be " + TypeName(key.type()));
@@ -174,11 +203,17 @@ void Reader::SetText(const ConfigKey& key, const std::string& where, const std::
 
 template <typename T>
 void Reader::Set(const ConfigKey& key, const std::string& where, T value) {
+  const auto is_outside = [&](int64_t number) {
+    if (number >= key.min && number <= key.max) return false;
+    Problem(where, key.name() + ": is " + std::to_string(number) + ", must be " +
+                       std::to_string(key.min) + " to " + std::to_string(key.max));
+    return true;
+  };
   if constexpr (std::is_same_v<T, int64_t>) {
-    if (value < key.min || value > key.max) {
-      return Problem(where, key.name() + ": is " + std::to_string(value) + ", must be " +
-                                std::to_string(key.min) + " to " + std::to_string(key.max));
-    }
+    if (is_outside(value)) return;
+  }
+  if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
+    if (std::ranges::any_of(value, is_outside)) return;
   }
   if constexpr (std::is_same_v<T, std::string>) {
     if (!key.choices.empty() && std::ranges::find(key.choices, value) == key.choices.end()) {

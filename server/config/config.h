@@ -56,7 +56,8 @@ struct Config {
     bool prefix_cache = true;                   // keep what was computed of prompts
   };
   struct Devices {
-    int64_t cpu_memory_bytes = 0;  // 0 in the file: half of the memory this process may use
+    int64_t cpu_memory_bytes = 0;      // 0 in the file: half of the memory this process may use
+    std::vector<int64_t> cpu_budgets;  // bytes of "cpu:0", "cpu:1", ...; empty: one device "cpu"
   };
   struct Log {
     std::string level = "info";  // debug, info, warning, error

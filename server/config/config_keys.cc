@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "absl/strings/str_join.h"
+
 namespace modeld {
 namespace {
 
@@ -166,6 +168,12 @@ void AddWorkKeys(std::vector<ConfigKey>& keys) {
       {"devices", "cpu_memory_bytes", At<&Config::devices, &Config::Devices::cpu_memory_bytes>,
        "Memory that models on the device \"cpu\" may use together.", 0, kMany,
        "half of the memory that this process may use (physical memory or its cgroup's limit)"});
+  keys.push_back(
+      {"devices", "cpu_budgets", At<&Config::devices, &Config::Devices::cpu_budgets>,
+       "Bytes of the devices \"cpu:0\", \"cpu:1\", ..., two or more, that stand in the place of "
+       "\"cpu\" then: a way to try device maps without GPUs. cpu_memory_bytes is of no matter "
+       "then. In the environment and in flags separated by ':'.",
+       1, kMany, "one device \"cpu\""});
   keys.push_back({"log",
                   "level",
                   At<&Config::log, &Config::Log::level>,
@@ -225,6 +233,9 @@ std::string ConfigKey::default_text() const {
   if (const auto* text = std::get_if<std::string*>(&value)) return Quoted(**text);
   if (const auto* number = std::get_if<int64_t*>(&value)) return std::to_string(**number);
   if (const auto* boolean = std::get_if<bool*>(&value)) return **boolean ? "true" : "false";
+  if (const auto* numbers = std::get_if<std::vector<int64_t>*>(&value)) {
+    return "[" + absl::StrJoin(**numbers, ", ") + "]";
+  }
   std::string list;
   for (const std::string& item : *std::get<std::vector<std::string>*>(value)) {
     list += (list.empty() ? "" : ", ") + Quoted(item);

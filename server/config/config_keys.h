@@ -11,18 +11,19 @@
 
 namespace modeld {
 
-enum class ConfigType { kString, kInteger, kBoolean, kStringList };
+enum class ConfigType { kString, kInteger, kBoolean, kStringList, kIntegerList };
 
 // Where a value goes; what is there in a new Config is the default.
-using ConfigTarget = std::variant<std::string*, int64_t*, bool*, std::vector<std::string>*>;
+using ConfigTarget =
+    std::variant<std::string*, int64_t*, bool*, std::vector<std::string>*, std::vector<int64_t>*>;
 
 struct ConfigKey {
   std::string section;
   std::string key;
   ConfigTarget (*target)(Config& config);
   std::string help;   // sentences for the sample file
-  int64_t min = 0;    // integers
-  int64_t max = 0;    // integers
+  int64_t min = 0;    // integers, also in lists
+  int64_t max = 0;    // integers, also in lists
   std::string empty;  // what an empty or 0 value stands for, "" when it has no such meaning
   std::vector<std::string> choices;  // strings; empty: any
   char separator = ':';              // of lists, in the environment and in flags

@@ -179,8 +179,7 @@ absl::Status Attempt::RunUnload() {
 absl::StatusOr<Inspection> Attempt::InspectLocal(const std::string& folder,
                                                  const std::vector<RepoFile>& files) {
   auto kept = InspectionFromJson(model_.inspection_json);
-  // Without parameters it was made without the heads of the weights.
-  if (kept.ok() && kept->supported && kept->parameters > 0) return kept;
+  if (kept.ok() && kept->IsWhole()) return kept;
   ASSIGN_OR_RETURN(
       Inspection inspection,
       InspectFiles(parts_.engines, {.files = files, .trust_remote_code = model_.trust_remote_code},
@@ -267,8 +266,7 @@ absl::StatusOr<std::optional<Inspection>> Attempt::Inspect(const Source& source)
   const std::string& commit = source.listing.commit;
   auto kept = InspectionFromJson(model_.inspection_json);
   std::optional<Inspection> inspection;
-  if (kept.ok() && kept->supported && kept->parameters > 0 && commit == model_.commit &&
-      source.filter == model_.filter) {
+  if (kept.ok() && kept->IsWhole() && commit == model_.commit && source.filter == model_.filter) {
     inspection = *std::move(kept);
   } else {
     ASSIGN_OR_RETURN(

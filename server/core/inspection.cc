@@ -6,12 +6,14 @@
 
 namespace modeld {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Inspection, model_type, architecture, supported,
-                                                reason, message, has_remote_code, makes_vectors,
-                                                parameters, weights_file_bytes, weights_bytes,
-                                                layer_bytes, kv_bytes_per_token,
-                                                state_bytes_per_sequence, max_context, vocab_size,
-                                                num_layers, hidden_size, weight_files)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ModuleNames, embedding, layer, norm, head,
+                                                tied_head)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(
+    Inspection, model_type, architecture, supported, reason, message, has_remote_code,
+    makes_vectors, parameters, weights_file_bytes, weights_bytes, layer_bytes, embedding_bytes,
+    norm_bytes, head_bytes, kv_bytes_per_token, layer_kv_bytes_per_token, state_bytes_per_sequence,
+    layer_state_bytes, pass_bytes, logits_bytes, max_context, vocab_size, num_layers, hidden_size,
+    modules, weight_files)
 
 absl::Status Inspection::Supported() const {
   if (supported) return absl::OkStatus();

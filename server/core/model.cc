@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "server/core/device_map.h"
 #include "server/core/reason.h"
 
 namespace modeld {
@@ -10,15 +11,6 @@ namespace {
 
 bool IsAlnum(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-}
-
-// "cpu", "cuda" or "cuda:N" with N below 1024.
-bool IsDevice(std::string_view device) {
-  if (device == "cpu" || device == "cuda") return true;
-  if (!device.starts_with("cuda:")) return false;
-  const std::string_view index = device.substr(5);
-  return !index.empty() && index.size() <= 3 &&
-         std::ranges::all_of(index, [](char c) { return c >= '0' && c <= '9'; });
 }
 
 }  // namespace
@@ -85,16 +77,17 @@ absl::Status ValidateLoadSpec(const LoadSpec& spec) {
   if (spec.device_map_entries.empty()) {
     if (spec.device_map != "auto" && !IsDevice(spec.device_map)) {
       return InvalidField("device_map", "\"" + spec.device_map.substr(0, 100) +
-                                            "\" is none of auto, cpu, cuda, cuda:N");
+                                            "\" is none of auto, cpu, cuda, cpu:N, cuda:N");
     }
   } else if (!spec.device_map.empty()) {
     return InvalidField("device_map", "is set together with device_map_entries");
   }
   for (const auto& [module, device] : spec.device_map_entries) {
     if (!IsDevice(device)) {
-      return InvalidField("device_map_entries", "\"" + module.substr(0, 100) +
-                                                    "\" is mapped to \"" + device.substr(0, 100) +
-                                                    "\", which is none of cpu, cuda, cuda:N");
+      return InvalidField("device_map_entries",
+                          "\"" + module.substr(0, 100) + "\" is mapped to \"" +
+                              device.substr(0, 100) +
+                              "\", which is none of cpu, cuda, cpu:N, cuda:N");
     }
   }
   if (spec.max_context < 0) return InvalidField("max_context", "is below 0");

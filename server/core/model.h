@@ -93,7 +93,7 @@ struct Copy {
 // How a model is to be loaded.
 struct LoadSpec {
   std::string dtype = "bfloat16";   // bfloat16, float16, float32
-  std::string device_map = "auto";  // auto, cpu, cuda, cuda:N; "" with device_map_entries
+  std::string device_map = "auto";  // auto or a device; "" with device_map_entries
   std::map<std::string, std::string> device_map_entries;  // module prefix -> device
   int64_t max_context = 0;  // tokens; 0: the smaller of the model's maximum and what fits
 

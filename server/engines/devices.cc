@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <utility>
 
 #include "server/base/log.h"
 
@@ -64,15 +65,18 @@ struct Devices::Nvml {
   }
 };
 
-Devices::Devices(int64_t cpu_memory_bytes, const std::string& nvml_library)
-    : cpu_memory_bytes_(cpu_memory_bytes),
+Devices::Devices(std::vector<int64_t> cpu_budgets, const std::string& nvml_library)
+    : cpu_budgets_(std::move(cpu_budgets)),
       nvml_(nvml_library.empty() ? nullptr : Nvml::Open(nvml_library)) {}
 
 Devices::~Devices() = default;
 
 std::vector<DeviceSample> Devices::Sample() const {
   std::vector<DeviceSample> devices;
-  devices.push_back({.name = "cpu", .kind = "cpu", .total_bytes = cpu_memory_bytes_});
+  for (size_t i = 0; i < cpu_budgets_.size(); ++i) {
+    const std::string name = cpu_budgets_.size() == 1 ? "cpu" : "cpu:" + std::to_string(i);
+    devices.push_back({.name = name, .kind = "cpu", .total_bytes = cpu_budgets_[i]});
+  }
   unsigned int count = 0;
   if (nvml_ == nullptr || nvml_->count(&count) != kSuccess) return devices;
   for (unsigned int index = 0; index < count; ++index) {

@@ -1,4 +1,5 @@
-// The devices of this machine: the CPU with its configured budget, and GPUs as NVML reports them.
+// The devices of this machine: the CPU with its configured budget or divided into several, and GPUs
+// as NVML reports them.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@ namespace modeld {
 
 // What is known of a device without knowing of models.
 struct DeviceSample {
-  std::string name;  // "cpu", "cuda:0"
+  std::string name;  // "cpu", "cpu:0", "cuda:0"
   std::string kind;  // "cpu", "cuda"
   std::string product;
   std::string uuid;
@@ -21,19 +22,20 @@ struct DeviceSample {
 // One thread at a time.
 class Devices {
  public:
-  // `nvml_library` is opened with dlopen; where that fails there is no GPU.
-  Devices(int64_t cpu_memory_bytes, const std::string& nvml_library);
+  // One budget is the device "cpu", several are "cpu:0", "cpu:1", ... `nvml_library` is opened with
+  // dlopen; where that fails there is no GPU.
+  Devices(std::vector<int64_t> cpu_budgets, const std::string& nvml_library);
   ~Devices();
   Devices(const Devices&) = delete;
   Devices& operator=(const Devices&) = delete;
 
-  // cpu first, then the GPUs by index. Asks the driver: a few ms. A GPU that does not answer is
+  // The CPU first, then the GPUs by index. Asks the driver: a few ms. A GPU that does not answer is
   // left out.
   std::vector<DeviceSample> Sample() const;
 
  private:
   struct Nvml;
-  const int64_t cpu_memory_bytes_;
+  const std::vector<int64_t> cpu_budgets_;
   std::unique_ptr<Nvml> nvml_;
 };
 

@@ -27,7 +27,7 @@ namespace modeld {
 
 // A place for models on this node.
 struct DeviceInfo {
-  std::string name;     // "cpu", "cuda:0"
+  std::string name;     // "cpu", "cpu:0", "cuda:0"
   std::string kind;     // "cpu", "cuda"
   std::string product;  // the GPU's name
   std::string uuid;     // the GPU's
@@ -41,6 +41,7 @@ struct DeviceInfo {
 struct Placement {
   std::map<std::string, int64_t> budget_bytes;  // device -> hard budget for the engine
   int64_t max_context = 0;
+  std::map<std::string, std::string> device_map_entries;  // empty: all is on one device
   std::vector<std::string> evict;  // model_names to unload first, least recently used first
 };
 
@@ -82,7 +83,8 @@ class Engines {
     std::string socket_dir;  // made when missing, 0700; leftover sockets and processes are ended
     std::string node_name;   // metric label
     int64_t threads = 0;     // of each engine; 0: one for each core
-    int64_t cpu_memory_bytes = 0;  // budget of the device cpu
+    int64_t cpu_memory_bytes = 0;           // budget of the device cpu
+    std::vector<int64_t> cpu_budgets = {};  // not empty: of cpu:0, cpu:1, ... in its place
     int64_t requests_waiting_max = 512;
     RequestLimits limits;
     bool prefix_cache = true;
@@ -108,7 +110,7 @@ class Engines {
   // Picks devices and budgets for a model, counting what is loaded and being loaded; `evict` names
   // unpinned models that must go for it to fit (never `model_name` itself unless `replace`).
   // INSUFFICIENT_DEVICE_MEMORY with both figures, the device, and what is pinned; INVALID_FIELD
-  // (device_map) for a device that is not there.
+  // (device_map, device_map_entries) for a device that is not there or a map that is not whole.
   absl::StatusOr<Placement> Plan(const std::string& model_name, const Inspection& inspection,
                                  const LoadSpec& spec, bool replace);
 

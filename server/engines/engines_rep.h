@@ -42,7 +42,9 @@ struct Engines::Rep {
       : options(options),
         metrics(metrics),
         clock(clock),
-        devices(options.cpu_memory_bytes, options.nvml_library),
+        devices(options.cpu_budgets.empty() ? std::vector{options.cpu_memory_bytes}
+                                            : options.cpu_budgets,
+                options.nvml_library),
         events(std::move(on_event)) {}
 
   // Of the life of an instance, in this order.

@@ -43,10 +43,10 @@ enginepb::LoadRequest RequestOf(const EngineLoad& load, const Engines::Options& 
   request.set_dtype(load.spec.dtype);
   // One device was chosen: the engine need not choose again.
   const bool one = load.placement.budget_bytes.size() == 1;
-  request.set_device_map(one ? load.placement.budget_bytes.begin()->first : load.spec.device_map);
+  if (one) request.set_device_map(load.placement.budget_bytes.begin()->first);
   if (!one) {
-    request.mutable_device_map_entries()->insert(load.spec.device_map_entries.begin(),
-                                                 load.spec.device_map_entries.end());
+    request.mutable_device_map_entries()->insert(load.placement.device_map_entries.begin(),
+                                                 load.placement.device_map_entries.end());
   }
   request.set_max_context(load.placement.max_context);
   request.mutable_budget_bytes()->insert(load.placement.budget_bytes.begin(),

@@ -81,6 +81,9 @@ modeld::v1::Preflight ToProto(const Inspection& inspection) {
                                                  inspection.kv_bytes_per_token.end());
   out.set_max_context(inspection.max_context);
   out.set_makes_vectors(inspection.makes_vectors);
+  out.set_state_bytes_per_sequence(inspection.state_bytes_per_sequence);
+  out.set_workspace_bytes(inspection.pass_bytes + inspection.logits_bytes);
+  out.set_weights_file_bytes(inspection.weights_file_bytes);
   return out;
 }
 

@@ -99,7 +99,9 @@ TEST_F(ConfigTest, EveryKeyCanBeSetByEnvironment) {
     if (key.name() == "hub.endpoint" || key.name() == "hub.mirrors") text = "http://mirror";
     if (key.name() == "hub.proxy") text = "http://proxy:3128";
     if (!key.choices.empty()) text = key.choices.back();
-    if (key.type() == ConfigType::kInteger) text = std::to_string(key.min + 1);
+    const bool is_number =
+        key.type() == ConfigType::kInteger || key.type() == ConfigType::kIntegerList;
+    if (is_number) text = std::to_string(key.min + 1);
     if (key.type() == ConfigType::kBoolean) text = "true";
     sources_.environment[key.environment_name()] = text;
 
@@ -110,6 +112,8 @@ TEST_F(ConfigTest, EveryKeyCanBeSetByEnvironment) {
     const ConfigTarget set = key.target(result.config);
     if (const auto* number = std::get_if<int64_t*>(&set)) {
       EXPECT_EQ(**number, key.min + 1) << key.name();
+    } else if (const auto* numbers = std::get_if<std::vector<int64_t>*>(&set)) {
+      EXPECT_THAT(**numbers, ElementsAre(key.min + 1)) << key.name();
     } else if (const auto* string = std::get_if<std::string*>(&set)) {
       EXPECT_EQ(**string, text) << key.name();
     } else if (const auto* boolean = std::get_if<bool*>(&set)) {
@@ -343,6 +347,27 @@ TEST_F(ConfigTest, CustomRootsInTheEnvironmentAreSeparatedByColons) {
   sources_.environment["MODELD_CACHE_CUSTOM_ROOTS"] = "/a:/b";
 
   EXPECT_THAT(Load().config.cache.custom_roots, ElementsAre("/a", "/b"));
+}
+
+TEST_F(ConfigTest, BudgetsOfTheCpuAreListsOfBytes) {
+  WriteToml("[devices]\ncpu_budgets = [1000, 2000]\n");
+  EXPECT_THAT(Load().config.devices.cpu_budgets, ElementsAre(1000, 2000));
+
+  sources_.environment["MODELD_DEVICES_CPU_BUDGETS"] = "3000:4000";
+  EXPECT_THAT(Load().config.devices.cpu_budgets, ElementsAre(3000, 4000));
+}
+
+TEST_F(ConfigTest, BudgetsThatAreNoneAreRefused) {
+  sources_.environment["MODELD_DEVICES_CPU_BUDGETS"] = "3000:many";
+  EXPECT_THAT(Load().problems,
+              ElementsAre(ProblemAt("MODELD_DEVICES_CPU_BUDGETS",
+                                    "devices.cpu_budgets: must be a list of integers")));
+
+  sources_.environment.clear();
+  WriteToml("[devices]\ncpu_budgets = [1000, 0]\n");
+  EXPECT_THAT(Load().problems, ElementsAre(ProblemAt("modeld.toml:2",
+                                                     "devices.cpu_budgets: is 0, must be 1 to "
+                                                     "9223372036854775807")));
 }
 
 TEST(ConfigSampleTest, CommittedSampleIsTheOneOfTheTable) {

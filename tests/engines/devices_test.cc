@@ -24,8 +24,21 @@ class NvmlTest : public testing::Test {
   const std::string library_ = dir_.path() + "/libfake_nvml.so";
 };
 
+TEST(DevicesTest, SeveralBudgetsOfTheCpuAreDevicesOfTheirOwn) {
+  const Devices devices({100, 200}, "");
+
+  const std::vector<DeviceSample> sample = devices.Sample();
+
+  ASSERT_EQ(sample.size(), 2u);
+  EXPECT_EQ(sample[0].name, "cpu:0");
+  EXPECT_EQ(sample[0].total_bytes, 100);
+  EXPECT_EQ(sample[1].name, "cpu:1");
+  EXPECT_EQ(sample[1].kind, "cpu");
+  EXPECT_EQ(sample[1].total_bytes, 200);
+}
+
 TEST(DevicesTest, WithoutNvmlThereIsTheCpuWithItsBudget) {
-  const Devices devices(123, "libno-such-library.so");
+  const Devices devices({123}, "libno-such-library.so");
 
   const std::vector<DeviceSample> sample = devices.Sample();
 
@@ -37,7 +50,7 @@ TEST(DevicesTest, WithoutNvmlThereIsTheCpuWithItsBudget) {
 
 TEST_F(NvmlTest, GpusHaveTotalsNamesAndUuids) {
   SetDevices("1000 100 GPU-aa NVIDIA H200\n2000 0 GPU-bb Tesla T4\n");
-  const Devices devices(1, library_);
+  const Devices devices({1}, library_);
 
   const std::vector<DeviceSample> sample = devices.Sample();
 
@@ -53,7 +66,7 @@ TEST_F(NvmlTest, GpusHaveTotalsNamesAndUuids) {
 
 TEST_F(NvmlTest, EachSampleIsFresh) {
   SetDevices("1000 100 GPU-aa A\n");
-  const Devices devices(1, library_);
+  const Devices devices({1}, library_);
   SetDevices("1000 700 GPU-aa A\n");
 
   EXPECT_EQ(devices.Sample().at(1).used_bytes, 700);
@@ -62,7 +75,7 @@ TEST_F(NvmlTest, EachSampleIsFresh) {
 TEST_F(NvmlTest, MachineWithTheDriverAndNoGpuHasTheCpu) {
   SetDevices("");
 
-  EXPECT_EQ(Devices(1, library_).Sample().size(), 1u);
+  EXPECT_EQ(Devices({1}, library_).Sample().size(), 1u);
 }
 
 }  // namespace

@@ -35,9 +35,6 @@ at::Tensor AttendPaged(const QueryKeyValue& rows, const AttentionOptions& option
 at::Tensor AttendWhole(const QueryKeyValue& rows, const AttentionOptions& options,
                        const Pass& pass);
 
-// Attention numbers of queries and keys that AttendWhole has at once.
-inline constexpr int64_t kScoresMax = 2 << 20;
-
 // As AttendPaged, out of libtorch's operators, for any device.
 at::Tensor AttendPagedByOperators(const QueryKeyValue& rows, const AttentionOptions& options,
                                   const Pass& pass);

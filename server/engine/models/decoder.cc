@@ -10,7 +10,9 @@
 namespace modeld {
 
 Decoder::Decoder(ModelParts parts, const TensorSource& source)
-    : parts_(std::move(parts)), embedding_(source.Get("model.embed_tokens.weight")) {
+    : parts_(std::move(parts)),
+      embedding_(source.Get("model.embed_tokens.weight")),
+      layers_(source, parts_.config, parts_.devices) {
   const ArchitectureConfig& config = parts_.config;
   if (config.position_embedding) {
     position_embedding_ = source.Get("model.embed_positions.weight");
@@ -24,11 +26,10 @@ Decoder::Decoder(ModelParts parts, const TensorSource& source)
     ropes_.emplace_back(rope, embedding_.device());
     if (rope.kind == RopeConfig::Kind::kLongRope) long_context_ = rope.original_context;
   }
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    layers_.emplace_back(source, config, layer);
-  }
   final_norm_ = Norm(source, "model.norm", config.norm, config.norm_eps);
-  head_ = config.tie_word_embeddings ? embedding_ : source.Get("lm_head.weight");
+  const DeviceMap& map = parts_.devices->map();
+  head_ = config.tie_word_embeddings ? parts_.devices->Moved(embedding_, map.embedding, map.head)
+                                     : source.Get("lm_head.weight");
   if (config.head_bias) head_bias_ = source.Get("lm_head.bias");
 }
 
@@ -151,15 +152,15 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
   std::vector<RowGroup> groups;
   if (parts_.states) groups = GroupRows(segments, slots, embedding_.device());
   at::Tensor hidden = Embed(ids, positions);
-  const Pass pass = {.turns = std::move(turns),
-                     .query_scale = QueryScale(positions),
-                     .segments = std::move(segments),
-                     .kv = parts_.kv.get(),
-                     .threads = parts_.threads.get(),
-                     .states = parts_.states.get(),
-                     .groups = std::move(groups),
-                     .layer_inputs = LayerInputs(ids, hidden)};
-  for (const DecoderLayer& layer : layers_) hidden = layer.Forward(hidden, pass);
+  Pass pass = {.turns = std::move(turns),
+               .query_scale = QueryScale(positions),
+               .segments = std::move(segments),
+               .kv = parts_.kv.get(),
+               .threads = parts_.threads.get(),
+               .states = parts_.states.get(),
+               .groups = std::move(groups),
+               .layer_inputs = LayerInputs(ids, hidden)};
+  hidden = layers_.Forward(std::move(hidden), std::move(pass));
   for (const Piece& piece : pieces) {
     piece.state->Advance(static_cast<int64_t>(piece.token_ids.size()));
   }
@@ -169,9 +170,11 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
 
 void Decoder::WriteLogits(const at::Tensor& hidden, at::Tensor out) const {
   const ArchitectureConfig& config = parts_.config;
+  const ModelDevices& devices = *parts_.devices;
   for (int64_t row = 0; row < hidden.size(0); row += kHeadRows) {
     const int64_t count = std::min(kHeadRows, hidden.size(0) - row);
-    const at::Tensor normed = final_norm_(hidden.narrow(0, row, count));
+    const at::Tensor normed = devices.Moved(final_norm_(hidden.narrow(0, row, count)),
+                                            devices.map().norm, devices.map().head);
     at::Tensor logits =
         head_bias_.defined() ? at::linear(normed, head_, head_bias_) : at::linear(normed, head_);
     logits = logits.to(at::kFloat);

@@ -10,9 +10,10 @@
 #include <vector>
 
 #include "server/engine/models/blocks.h"
-#include "server/engine/models/decoder_layer.h"
 #include "server/engine/models/kv_pool.h"
+#include "server/engine/models/layer_stack.h"
 #include "server/engine/models/model.h"
+#include "server/engine/models/model_devices.h"
 #include "server/engine/models/pass.h"
 #include "server/engine/models/rope.h"
 #include "server/engine/models/state_pool.h"
@@ -21,9 +22,6 @@
 
 namespace modeld {
 
-// Rows that go through the head at once.
-inline constexpr int64_t kHeadRows = 64;
-
 // What a model is built from.
 struct ModelParts {
   ArchitectureConfig config;
@@ -31,10 +29,12 @@ struct ModelParts {
   std::shared_ptr<KvPool> kv;
   std::shared_ptr<StatePool> states;  // null for a model of attention only
   std::unique_ptr<ThreadPool> threads;
+  std::shared_ptr<const ModelDevices> devices;
 };
 
 class Decoder final : public CausalLm {
  public:
+  // The tensors of `source` are where the devices of `parts` are.
   Decoder(ModelParts parts, const TensorSource& source);
 
   // Throws c10::Error, before any state has changed, for a token id outside the vocabulary.
@@ -56,7 +56,8 @@ class Decoder final : public CausalLm {
   void Check(const std::vector<Segment>& segments) const;
   // The first tokens of a sequence are computed again when it outgrows long_context_.
   std::vector<std::vector<Piece>> PassesOf(const std::vector<Segment>& segments) const;
-  // The last layer's output of the rows whose logits are wanted; advances the states.
+  // The last layer's output of the rows whose logits are wanted, on the device of the last norm;
+  // advances the states.
   at::Tensor RunPass(const std::vector<Piece>& pieces);
   at::Tensor Embed(const std::vector<int64_t>& ids, const std::vector<int64_t>& positions) const;
   // What each layer gets of a token beside `hidden`, the embeddings; undefined where they get none.
@@ -75,7 +76,7 @@ class Decoder final : public CausalLm {
   Linear layer_inputs_;
   Norm layer_inputs_norm_;
   std::vector<Rope> ropes_;
-  std::vector<DecoderLayer> layers_;
+  const LayerStack layers_;
   Norm final_norm_;
   at::Tensor head_;       // [vocab, hidden]; the embedding again when they are tied
   at::Tensor head_bias_;  // [vocab], may be undefined

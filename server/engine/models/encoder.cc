@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <utility>
 
 namespace modeld {
 namespace {
@@ -26,10 +27,12 @@ at::Tensor DistanceKinds(int64_t n) {
 
 }  // namespace
 
-Encoder::Encoder(const ArchitectureConfig& config, int64_t max_context, const TensorSource& source)
+Encoder::Encoder(const ArchitectureConfig& config, int64_t max_context, const TensorSource& source,
+                 const std::shared_ptr<const ModelDevices>& devices)
     : config_(config),
       max_context_(max_context),
-      embedding_(source.Get("model.embed_tokens.weight")) {
+      embedding_(source.Get("model.embed_tokens.weight")),
+      layers_(source, config, devices) {
   const at::Device device = embedding_.device();
   if (config.position_embedding) {
     position_embedding_ = source.Get("model.embed_positions.weight");
@@ -44,9 +47,6 @@ Encoder::Encoder(const ArchitectureConfig& config, int64_t max_context, const Te
     embedding_norm_ = Norm(source, "model.embed_norm", config.norm, config.norm_eps);
   }
   for (const RopeConfig& rope : config.ropes) ropes_.emplace_back(rope, device);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    layers_.emplace_back(source, config, layer);
-  }
   if (config.final_norm) final_norm_ = Norm(source, "model.norm", config.norm, config.norm_eps);
 }
 
@@ -104,9 +104,7 @@ at::Tensor Encoder::Forward(const std::vector<std::span<const int64_t>>& texts) 
   const at::ScalarType turn_dtype = config_.exact_rope ? at::kFloat : embedding_.scalar_type();
   for (const Rope& rope : ropes_) pass.turns.push_back(rope.At(positions, lengths, turn_dtype));
   if (distance_logits_.defined()) pass.distance_logits = distance_logits_;
-  at::Tensor hidden = Embed(texts);
-  for (const DecoderLayer& layer : layers_) hidden = layer.Forward(hidden, pass);
-  return final_norm_(hidden);
+  return final_norm_(layers_.Forward(Embed(texts), std::move(pass)));
 }
 
 }  // namespace modeld

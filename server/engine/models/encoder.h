@@ -5,11 +5,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "server/engine/models/blocks.h"
-#include "server/engine/models/decoder_layer.h"
+#include "server/engine/models/layer_stack.h"
+#include "server/engine/models/model_devices.h"
 #include "server/engine/models/rope.h"
 #include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/config.h"
@@ -20,11 +22,13 @@ namespace modeld {
 class Encoder {
  public:
   // `max_context`: tokens of the longest text. `config` makes vectors.
-  Encoder(const ArchitectureConfig& config, int64_t max_context, const TensorSource& source);
+  // The tensors of `source` are where `devices` says.
+  Encoder(const ArchitectureConfig& config, int64_t max_context, const TensorSource& source,
+          const std::shared_ptr<const ModelDevices>& devices);
 
-  // What the model makes of each token, [tokens of all texts, hidden] in its dtype. Texts of the
-  // same length are best neighbours. Throws c10::Error for a token id outside the vocabulary, or a
-  // text that is empty or too long.
+  // What the model makes of each token, [tokens of all texts, hidden] in its dtype on the device
+  // of the last norm. Texts of the same length are best neighbours. Throws c10::Error for a token
+  // id outside the vocabulary, or a text that is empty or too long.
   at::Tensor Forward(const std::vector<std::span<const int64_t>>& texts) const;
 
   int64_t hidden_size() const { return config_.hidden_size; }
@@ -44,7 +48,7 @@ class Encoder {
   at::Tensor distance_logits_;     // float32 [heads, 2 * max context - 1], may be undefined
   Norm embedding_norm_;
   std::vector<Rope> ropes_;
-  std::vector<DecoderLayer> layers_;
+  LayerStack layers_;
   Norm final_norm_;
 };
 

@@ -10,8 +10,11 @@
 namespace modeld {
 
 KvPool::KvPool(const Options& options) : options_(options) {
-  const at::TensorOptions tensor = at::TensorOptions().dtype(options.dtype).device(options.device);
-  for (const KvShape& layer : options.layers) {
+  for (size_t i = 0; i < options.layers.size(); ++i) {
+    const KvShape& layer = options.layers[i];
+    const at::Device device =
+        options.layer_devices.empty() ? options.device : options.layer_devices[i];
+    const at::TensorOptions tensor = at::TensorOptions().dtype(options.dtype).device(device);
     // Not zeroed: on the CPU a page becomes real when a token is first written to it.
     keys_.push_back(
         at::empty({options.blocks, layer.heads, layer.key_dim, kKvBlockTokens}, tensor));
@@ -21,14 +24,6 @@ KvPool::KvPool(const Options& options) : options_(options) {
   holders_.resize(options.blocks);
   free_.reserve(options.blocks);
   for (int64_t block = options.blocks; block-- > 0;) free_.push_back(static_cast<int32_t>(block));
-}
-
-int64_t KvPool::BlockBytes(const ArchitectureConfig& config, int64_t element_bytes) {
-  int64_t elements = 0;
-  for (const KvShape& layer : KvShapes(config)) {
-    elements += layer.heads * (layer.key_dim + PaddedHeadDim(layer.value_dim));
-  }
-  return elements * kKvBlockTokens * element_bytes;
 }
 
 bool KvPool::Take(int64_t count, std::vector<int32_t>& blocks) {

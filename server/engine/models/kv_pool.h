@@ -23,11 +23,9 @@ class KvPool {
     int64_t blocks;
     at::ScalarType dtype;
     at::Device device;
+    std::vector<at::Device> layer_devices = {};  // of each layer; empty: all on `device`
   };
   explicit KvPool(const Options& options);
-
-  // Bytes of one block in all layers.
-  static int64_t BlockBytes(const ArchitectureConfig& config, int64_t element_bytes);
 
   const Options& options() const { return options_; }
   const at::Tensor& keys(int64_t layer) const {

@@ -11,17 +11,20 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "server/base/file.h"
 #include "server/base/status.h"
 #include "server/core/reason.h"
 #include "server/engine/models/decoder.h"
 #include "server/engine/models/encoder.h"
 #include "server/engine/models/memory_plan.h"
+#include "server/engine/models/model_devices.h"
 #include "server/engine/models/sentence_head.h"
 #include "server/engine/models/tensor_source.h"
 #include "server/engine/weights/architecture.h"
 #include "server/engine/weights/config.h"
 #include "server/engine/weights/generation_config.h"
+#include "server/engine/weights/model_parts.h"
 #include "server/engine/weights/sentence_config.h"
 #include "server/engine/weights/weight_set.h"
 
@@ -37,37 +40,56 @@ void SetThreads(int threads) {
   if (openblas_set_num_threads != nullptr) openblas_set_num_threads(threads);
 }
 
-// The device that the map names, as a key of the budget: "cpu", "cuda:0".
-absl::StatusOr<std::string> ChooseDevice(const ModelLoadOptions& options) {
-  const LoadSpec& spec = options.spec;
-  if (!spec.device_map_entries.empty()) {
-    return MethodNotSupported("LoadModel with device_map_entries");
+// Whether there is a budget for `device` and a device behind it.
+absl::Status CheckDevice(const std::string& field, const std::string& device,
+                         const ModelLoadOptions& options) {
+  if (device.starts_with("cuda") && !at::hasCUDA()) {
+    return InvalidField(
+        field, absl::StrFormat("names %s, but this engine's libtorch has no CUDA device", device));
   }
-  std::string name = spec.device_map == "cuda" ? "cuda:0" : spec.device_map;
-  if (name == "auto" || name.empty()) {
-    name = "cpu";
-    for (const auto& [device, bytes] : options.budget_bytes) {
-      if (device.starts_with("cuda") && at::hasCUDA()) name = device;
-    }
+  if (!options.budget_bytes.contains(device)) {
+    return InvalidField(field, absl::StrFormat("names %s, for which there is no budget", device));
   }
-  if (name.starts_with("cuda") && !at::hasCUDA()) {
-    return InvalidField("device_map", absl::StrFormat("names %s, but this engine's libtorch has no "
-                                                      "CUDA device",
-                                                      name));
-  }
-  if (!options.budget_bytes.contains(name)) {
-    return InvalidField("device_map",
-                        absl::StrFormat("names %s, for which there is no budget", name));
-  }
-  return name;
+  return absl::OkStatus();
 }
 
-absl::StatusOr<at::ScalarType> ChooseDtype(const std::string& dtype, const at::Device& device) {
+// The one device of "auto" and the like, as a key of the budget: "cpu", "cuda:0".
+std::string OneDevice(const ModelLoadOptions& options) {
+  const std::string& name = options.spec.device_map;
+  if (name == "cuda") return "cuda:0";
+  if (name != "auto" && !name.empty()) return name;
+  std::string chosen = "cpu";
+  for (const auto& [device, bytes] : options.budget_bytes) {
+    if (device.starts_with("cuda") && at::hasCUDA()) chosen = device;
+  }
+  return chosen;
+}
+
+// Every device in it has a budget.
+absl::StatusOr<DeviceMap> ChooseDevices(const ModelLoadOptions& options,
+                                        const ArchitectureConfig& config) {
+  const std::map<std::string, std::string>& entries = options.spec.device_map_entries;
+  if (entries.empty()) {
+    const std::string device = OneDevice(options);
+    RETURN_IF_ERROR(CheckDevice("device_map", device, options));
+    return DeviceMap::Whole(device, config.num_layers);
+  }
+  ASSIGN_OR_RETURN(DeviceMap map, ReadDeviceMap(entries, ModulesOf(config), config.num_layers));
+  for (const std::string& device : map.Devices()) {
+    RETURN_IF_ERROR(CheckDevice("device_map_entries", device, options));
+  }
+  return map;
+}
+
+absl::StatusOr<at::ScalarType> ChooseDtype(const std::string& dtype, const DeviceMap& map) {
   if (dtype == "float32") return at::kFloat;
   if (dtype == "bfloat16") return at::kBFloat16;
   if (dtype != "float16") return InvalidField("dtype", absl::StrCat("is \"", dtype, "\""));
   // libtorch has no products of float16 on the CPU.
-  return device.is_cpu() ? at::kFloat : at::kHalf;
+  const std::vector<std::string> devices = map.Devices();
+  const bool has_cpu = std::ranges::any_of(
+      devices, [](const std::string& device) { return TorchDevice(device).is_cpu(); });
+  return has_cpu ? at::kFloat : at::kHalf;
 }
 
 absl::StatusOr<GenerationDefaults> DefaultsOf(const std::string& snapshot_path,
@@ -119,16 +141,27 @@ void WarmUp(const TextEmbedder& embedder) {
   embedder.Embed(std::vector{&text});
 }
 
+// "cpu:0 (1000 bytes), cpu:1 (2000 bytes)".
+std::string BudgetsText(const ModelLoadOptions& options) {
+  return absl::StrJoin(options.budget_bytes, ", ", [](std::string* out, const auto& budget) {
+    absl::StrAppend(out, budget.first, " (", budget.second, " bytes)");
+  });
+}
+
 struct Placement {
-  std::string device_name;
-  at::Device device;
+  std::shared_ptr<const ModelDevices> devices;
   at::ScalarType dtype;
 };
 
 // May throw c10::Error or std::bad_alloc.
-TensorSource ReadTensors(const WeightSet& weights, const Placement& place,
-                         const LoadProgress& progress) {
-  return {weights, place.dtype, place.device, [&](int64_t done) {
+TensorSource ReadTensors(const WeightSet& weights, const ArchitectureConfig& config,
+                         const Placement& place, const LoadProgress& progress) {
+  std::map<std::string, at::Device> device_of_role;
+  for (const TensorShape& tensor : TensorsOf(config)) {
+    device_of_role.emplace(tensor.role, TorchDevice(place.devices->NameFor(tensor)));
+  }
+  return {weights, place.dtype, [&](const std::string& role) { return device_of_role.at(role); },
+          [&](int64_t done) {
             if (progress) progress(done, weights.bytes());
           }};
 }
@@ -136,16 +169,19 @@ TensorSource ReadTensors(const WeightSet& weights, const Placement& place,
 // May throw as ReadTensors().
 std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const TensorSource& source,
                                 const Placement& place, const MemoryPlan& plan, int threads) {
-  ModelParts parts = {.config = config,
-                      .max_context = plan.max_context,
-                      .kv = std::make_shared<KvPool>(KvPool::Options{.layers = KvShapes(config),
-                                                                     .blocks = plan.kv_blocks,
-                                                                     .dtype = place.dtype,
-                                                                     .device = place.device}),
-                      .states = {},
-                      .threads = std::make_unique<ThreadPool>(threads)};
+  ModelParts parts = {
+      .config = config,
+      .max_context = plan.max_context,
+      .kv = std::make_shared<KvPool>(KvPool::Options{.layers = KvShapes(config),
+                                                     .blocks = plan.kv_blocks,
+                                                     .dtype = place.dtype,
+                                                     .device = at::kCPU,
+                                                     .layer_devices = place.devices->layers()}),
+      .states = {},
+      .threads = std::make_unique<ThreadPool>(threads),
+      .devices = place.devices};
   if (plan.state_slots > 0) {
-    parts.states = std::make_shared<StatePool>(config, plan.state_slots, place.device);
+    parts.states = std::make_shared<StatePool>(config, plan.state_slots, place.devices->layers());
   }
   auto model = std::make_unique<Decoder>(std::move(parts), source);
   WarmUp(*model);
@@ -157,22 +193,24 @@ absl::StatusOr<LoadedModel> LoadOn(const Placement& place, const Description& de
                                    const WeightSet& weights, const ModelLoadOptions& options,
                                    const LoadProgress& progress) {
   const ArchitectureConfig& config = description.config;
-  ASSIGN_OR_RETURN(SentenceHead head,
-                   SentenceHead::Load(description.sentence, options.snapshot_path, place.device));
+  ASSIGN_OR_RETURN(
+      SentenceHead head,
+      SentenceHead::Load(description.sentence, options.snapshot_path, place.devices->norm()));
   ASSIGN_OR_RETURN(
       const MemoryPlan plan,
-      PlanMemory(config, {.device = place.device_name,
-                          .budget_bytes = options.budget_bytes.at(place.device_name),
+      PlanMemory(config, {.map = place.devices->map(),
+                          .budget_bytes = options.budget_bytes,
                           .element_bytes = static_cast<int64_t>(c10::elementSize(place.dtype)),
                           .max_context = options.spec.max_context,
                           .other_weights_bytes = head.bytes()}));
   SetThreads(options.threads);
-  const TensorSource source = ReadTensors(weights, place, progress);
+  const TensorSource source = ReadTensors(weights, config, place, progress);
   LoadedModel loaded;
   loaded.max_context = plan.max_context;
   if (config.makes_vectors) {
-    loaded.embedder = std::make_unique<TextEmbedder>(Encoder(config, plan.max_context, source),
-                                                     std::move(head), description.sentence);
+    loaded.embedder =
+        std::make_unique<TextEmbedder>(Encoder(config, plan.max_context, source, place.devices),
+                                       std::move(head), description.sentence);
     WarmUp(*loaded.embedder);
     const int64_t max_tokens = description.sentence.max_tokens;
     if (max_tokens > 0) loaded.max_context = std::min(loaded.max_context, max_tokens);
@@ -180,10 +218,12 @@ absl::StatusOr<LoadedModel> LoadOn(const Placement& place, const Description& de
     loaded.model = Build(config, source, place, plan, options.threads);
   }
   loaded.generation_defaults = description.generation_defaults;
-  loaded.devices = {{.device = place.device_name,
-                     .weights_bytes = plan.weights_bytes,
-                     .kv_cache_bytes = plan.kv_bytes + plan.state_bytes,
-                     .workspace_bytes = plan.workspace_bytes}};
+  for (const DevicePlan& device : plan.devices) {
+    loaded.devices.push_back({.device = device.device,
+                              .weights_bytes = device.weights_bytes,
+                              .kv_cache_bytes = device.kv_bytes + device.state_bytes,
+                              .workspace_bytes = device.workspace_bytes});
+  }
   return loaded;
 }
 
@@ -191,23 +231,23 @@ absl::StatusOr<LoadedModel> LoadOn(const Placement& place, const Description& de
 
 absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options,
                                       const LoadProgress& progress) {
-  ASSIGN_OR_RETURN(const std::string device_name, ChooseDevice(options));
   ASSIGN_OR_RETURN(const Description description, Describe(options.snapshot_path));
+  ASSIGN_OR_RETURN(DeviceMap map, ChooseDevices(options, description.config));
   // Opening maps the files and checks every header; reading comes after the budget was divided.
   ASSIGN_OR_RETURN(const WeightSet weights,
                    WeightSet::Open(options.snapshot_path, description.config));
   try {
-    const at::Device device(device_name);
-    ASSIGN_OR_RETURN(const at::ScalarType dtype, ChooseDtype(options.spec.dtype, device));
-    return LoadOn({device_name, device, dtype}, description, weights, options, progress);
+    ASSIGN_OR_RETURN(const at::ScalarType dtype, ChooseDtype(options.spec.dtype, map));
+    return LoadOn({std::make_shared<ModelDevices>(std::move(map), options.on_move), dtype},
+                  description, weights, options, progress);
   } catch (const c10::OutOfMemoryError& e) {
-    return Error(
-        Reason::kInsufficientDeviceMemory,
-        absl::StrFormat("%s is out of memory within its budget of %d bytes: %s", device_name,
-                        options.budget_bytes.at(device_name), e.what_without_backtrace()));
+    return Error(Reason::kInsufficientDeviceMemory,
+                 absl::StrFormat("out of memory within the budgets of %s: %s", BudgetsText(options),
+                                 e.what_without_backtrace()));
   } catch (const c10::Error& e) {
-    return Error(Reason::kInternal, absl::StrFormat("libtorch cannot load the model on %s: %s",
-                                                    device_name, e.what_without_backtrace()));
+    return Error(Reason::kInternal,
+                 absl::StrFormat("libtorch cannot load the model on %s: %s", BudgetsText(options),
+                                 e.what_without_backtrace()));
   }
 }
 

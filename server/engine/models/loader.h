@@ -13,6 +13,7 @@
 #include "server/core/model.h"
 #include "server/core/sampling.h"
 #include "server/engine/models/model.h"
+#include "server/engine/models/model_devices.h"
 #include "server/engine/models/text_embedder.h"
 
 namespace modeld {
@@ -20,11 +21,12 @@ namespace modeld {
 struct ModelLoadOptions {
   std::string snapshot_path;
   LoadSpec spec;  // max_context 0: as much as the budget holds, at most the model's own
-  // Hard budget in bytes for each device ("cpu", "cuda:0"): weights, KV cache and workspace
-  // together. INSUFFICIENT_DEVICE_MEMORY when the weights and one sequence of 256 tokens do not
-  // fit.
+  // Hard budget in bytes for each device ("cpu", "cuda:0", or "cpu:0" and "cpu:1", which share the
+  // CPU): weights, KV cache and workspace together. INSUFFICIENT_DEVICE_MEMORY when the weights and
+  // one sequence of 256 tokens do not fit.
   std::map<std::string, int64_t> budget_bytes;
-  int threads = 2;  // for kernels
+  int threads = 2;      // for kernels
+  OnMove on_move = {};  // may be empty
 };
 
 // Called while weights are read, from the loading thread.
@@ -42,7 +44,7 @@ struct LoadedModel {
 // encoder, a decoder without its head and a repository with modules.json make vectors.
 // UNSUPPORTED_ARCHITECTURE, UNSUPPORTED_WEIGHTS, INVALID_REPOSITORY (names the tensor or key and
 // both figures), INSUFFICIENT_DEVICE_MEMORY, INVALID_FIELD (device_map names a device that is not
-// there).
+// there) or of device_map_entries (what ReadDeviceMap says, or such a device).
 absl::StatusOr<LoadedModel> LoadModel(const ModelLoadOptions& options,
                                       const LoadProgress& progress);
 

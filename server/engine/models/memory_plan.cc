@@ -6,10 +6,9 @@
 #include "server/base/status.h"
 #include "server/core/reason.h"
 #include "server/engine/kernels/paged_attention.h"
-#include "server/engine/models/attention.h"
-#include "server/engine/models/decoder.h"
-#include "server/engine/models/recurrence.h"
 #include "server/engine/weights/architecture.h"
+#include "server/engine/weights/model_parts.h"
+#include "server/engine/weights/work_memory.h"
 
 namespace modeld {
 namespace {
@@ -20,72 +19,108 @@ constexpr int64_t kFullSequencesMax = 64;
 // Nor does it hold more states of fixed size than sequences run at once.
 constexpr int64_t kStateSlotsMax = 64;
 
-int64_t WeightsBytes(const ArchitectureConfig& config, int64_t element_bytes) {
-  int64_t elements = 0;
-  for (const TensorShape& tensor : TensorsOf(config)) {
-    elements += tensor.elements();
-  }
-  return elements * element_bytes;
-}
+// What is on one device, in bytes.
+struct Share {
+  int64_t budget = 0;
+  int64_t weights = 0;
+  int64_t workspace = 0;     // without copies of states
+  int64_t block = 0;         // keys and values of 16 tokens
+  int64_t slot = 0;          // states of a sequence
+  int64_t slot_copies = 0;   // while a layer runs
+  bool runs_layers = false;  // or embeds
 
-// What is convolved and its copies; queries, keys and values of the recurrence, and what a row of a
-// chunk is to the others.
-int64_t RecurrentRow(const RecurrentConfig& recurrent) {
-  const int64_t of_head = 2 * recurrent.key_dim + 3 * recurrent.value_dim + 4 * kChunkTokens;
-  return 6 * recurrent.conv_channels + recurrent.heads * of_head;
-}
+  int64_t fixed() const { return weights + workspace; }
+  int64_t sequence() const { return slot + slot_copies; }
+};
 
-// Matrices that are alive at once in a layer, in float32: the residual stream, the norm's copies,
-// queries, keys and values with their turned copies, gate, up and their product; then the logits of
-// one call of the head, rounded and exact.
-int64_t WorkspaceBytes(const ArchitectureConfig& config) {
-  // Queries of latent attention are as long as what is cached.
-  const int64_t latent = config.latent.kv_rank + config.latent.rope_dim;
-  const int64_t queries = config.attention_gate ? 2 * config.num_heads : config.num_heads;
-  int64_t heads = config.num_heads * latent;
-  int64_t inner = std::max(config.moe.intermediate_size, config.moe.shared_intermediate_size);
-  for (const LayerConfig& layer : config.layers) {
-    if (latent == 0) {
-      heads = std::max(heads, (queries + 2 * layer.num_kv_heads) * layer.head_dim);
+class Shares {
+ public:
+  Shares(const ArchitectureConfig& config, const MemoryRequest& request) : map_(request.map) {
+    for (const std::string& device : map_.Devices()) {
+      shares_[device].budget = request.budget_bytes.at(device);
     }
-    inner = std::max(inner, config.intermediate_size * (layer.wide_mlp ? 2 : 1));
+    const int64_t element_bytes = request.element_bytes;
+    for (const TensorShape& tensor : TensorsOf(config)) {
+      OfTensor(tensor).weights += tensor.elements() * element_bytes;
+    }
+    if (config.tie_word_embeddings && !config.makes_vectors && map_.head != map_.embedding) {
+      shares_[map_.head].weights += config.vocab_size * config.hidden_size * element_bytes;
+    }
+    shares_[map_.norm].weights += request.other_weights_bytes;
+    shares_[map_.embedding].runs_layers = true;
+    AddLayers(config, element_bytes);
+    for (auto& [device, share] : shares_) {
+      if (share.runs_layers) share.workspace += PassBytes(config);
+      if (share.slot > 0) share.slot_copies = StateCopiesBytes(config);
+    }
+    shares_[map_.head].workspace += LogitsBytes(config);
   }
-  const int64_t row = 6 * config.hidden_size + 3 * heads + 3 * inner +
-                      RecurrentRow(config.recurrent) +
-                      3 * config.num_layers * config.layer_input_size;
-  return (kPassTokens * row + 2 * kHeadRows * config.vocab_size) * int64_t{sizeof(float)};
-}
 
-// Gate, up and their product, in float32.
-int64_t FeedForwardBytes(const ArchitectureConfig& config) {
-  const int64_t inner = std::max({config.intermediate_size, config.moe.intermediate_size,
-                                  config.moe.shared_intermediate_size});
-  return kPassTokens * 3 * inner * int64_t{sizeof(float)};
+  const std::map<std::string, Share>& all() const { return shares_; }
+
+ private:
+  Share& OfTensor(const TensorShape& tensor) {
+    switch (PartOf(tensor)) {
+      case ModelPart::kLayer:
+        return shares_[map_.layers[tensor.layer]];
+      case ModelPart::kNorm:
+        return shares_[map_.norm];
+      case ModelPart::kHead:
+        return shares_[map_.head];
+      case ModelPart::kEmbedding:
+        break;
+    }
+    return shares_[map_.embedding];
+  }
+
+  void AddLayers(const ArchitectureConfig& config, int64_t element_bytes) {
+    const std::vector<KvShape> kv = KvShapes(config);
+    const std::vector<int64_t> states = LayerStateBytes(config);
+    for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+      Share& share = shares_[map_.layers[layer]];
+      share.runs_layers = true;
+      share.slot += states[layer];
+      if (kv.empty()) continue;
+      const int64_t elements =
+          kv[layer].heads * (kv[layer].key_dim + PaddedHeadDim(kv[layer].value_dim));
+      share.block += elements * kKvBlockTokens * element_bytes;
+    }
+  }
+
+  const DeviceMap map_;
+  std::map<std::string, Share> shares_;
+};
+
+int64_t NeededContext(const ArchitectureConfig& config, const MemoryRequest& request) {
+  return request.max_context > 0 ? request.max_context : std::min(kContextMin, config.max_context);
 }
 
 // Of a model that makes vectors: the layers' share is RowBytes() for each token of the longest
-// text.
+// text, on every device.
 absl::StatusOr<MemoryPlan> PlanVectors(const ArchitectureConfig& config,
                                        const MemoryRequest& request) {
-  // Scores, what is added to them, and their softmax.
-  constexpr int64_t kScoreBytes = 4 * kScoresMax * int64_t{sizeof(float)};
-  MemoryPlan plan;
-  plan.weights_bytes = WeightsBytes(config, request.element_bytes) + request.other_weights_bytes;
-  const int64_t fixed_bytes = plan.weights_bytes + FeedForwardBytes(config) + kScoreBytes;
+  const Shares shares(config, request);
+  const int64_t row_bytes = RowBytes(config);
   const auto rows_for = [](int64_t tokens) { return std::max(tokens, kPassTokens); };
-  const int64_t needed_context =
-      request.max_context > 0 ? request.max_context : std::min(kContextMin, config.max_context);
-  const int64_t required_bytes = fixed_bytes + rows_for(needed_context) * RowBytes(config);
-  if (required_bytes > request.budget_bytes) {
-    return InsufficientBytes(Reason::kInsufficientDeviceMemory, request.device, required_bytes,
-                             request.budget_bytes);
+  MemoryPlan plan;
+  plan.max_context = request.max_context > 0 ? request.max_context : config.max_context;
+  const int64_t needed = NeededContext(config, request);
+  for (const auto& [device, share] : shares.all()) {
+    const int64_t rows = share.runs_layers ? rows_for(needed) : 0;
+    const int64_t required = share.fixed() + rows * row_bytes;
+    if (required > share.budget) {
+      return InsufficientBytes(Reason::kInsufficientDeviceMemory, device, required, share.budget);
+    }
+    if (!share.runs_layers || request.max_context > 0) continue;
+    plan.max_context = std::min(plan.max_context, (share.budget - share.fixed()) / row_bytes);
   }
-  plan.max_context =
-      request.max_context > 0
-          ? request.max_context
-          : std::min(config.max_context, (request.budget_bytes - fixed_bytes) / RowBytes(config));
-  plan.workspace_bytes =
-      fixed_bytes - plan.weights_bytes + rows_for(plan.max_context) * RowBytes(config);
+  for (const std::string& device : request.map.Devices()) {
+    const Share& share = shares.all().at(device);
+    const int64_t rows = share.runs_layers ? rows_for(plan.max_context) : 0;
+    plan.devices.push_back({.device = device,
+                            .weights_bytes = share.weights,
+                            .workspace_bytes = share.workspace + rows * row_bytes});
+  }
   return plan;
 }
 
@@ -98,42 +133,39 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ArchitectureConfig& config,
                                                        request.max_context, config.max_context));
   }
   if (config.makes_vectors) return PlanVectors(config, request);
-  MemoryPlan plan;
-  plan.weights_bytes = WeightsBytes(config, request.element_bytes);
-  plan.workspace_bytes = WorkspaceBytes(config);
-  const int64_t block_bytes = KvPool::BlockBytes(config, request.element_bytes);
+  const Shares shares(config, request);
   const auto blocks_for = [](int64_t tokens) {
     return (tokens + kKvBlockTokens - 1) / kKvBlockTokens;
   };
-  const int64_t needed_context =
-      request.max_context > 0 ? request.max_context : std::min(kContextMin, config.max_context);
-  const int64_t fixed_bytes = plan.weights_bytes + plan.workspace_bytes;
-  const int64_t slot_bytes = StateBytesPerSequence(config);
-  // A layer's part of it has copies while the layer runs.
-  const int64_t copies_bytes =
-      slot_bytes > 0 ? 3 * config.recurrent.state_elements() * int64_t{sizeof(float)} : 0;
-  const int64_t sequence_bytes = slot_bytes + copies_bytes;
-  const int64_t required_bytes =
-      fixed_bytes + sequence_bytes + blocks_for(needed_context) * block_bytes;
-  if (required_bytes > request.budget_bytes) {
-    return InsufficientBytes(Reason::kInsufficientDeviceMemory, request.device, required_bytes,
-                             request.budget_bytes);
-  }
+  const int64_t needed = NeededContext(config, request);
   const int64_t context = request.max_context > 0 ? request.max_context : config.max_context;
-  if (slot_bytes > 0) {
-    const int64_t more = (request.budget_bytes - required_bytes) / 2 / sequence_bytes;
-    plan.state_slots = std::min(1 + more, kStateSlotsMax);
-    plan.state_bytes = plan.state_slots * slot_bytes;
-    plan.workspace_bytes += plan.state_slots * copies_bytes;
-  }
+  MemoryPlan plan;
   plan.kv_blocks = kFullSequencesMax * blocks_for(context);
-  if (block_bytes > 0) {
-    const int64_t for_blocks =
-        request.budget_bytes - plan.weights_bytes - plan.workspace_bytes - plan.state_bytes;
-    plan.kv_blocks = std::min(plan.kv_blocks, for_blocks / block_bytes);
+  plan.state_slots = StateBytesPerSequence(config) > 0 ? kStateSlotsMax : 0;
+  for (const auto& [device, share] : shares.all()) {
+    const int64_t required = share.fixed() + share.sequence() + blocks_for(needed) * share.block;
+    if (required > share.budget) {
+      return InsufficientBytes(Reason::kInsufficientDeviceMemory, device, required, share.budget);
+    }
+    if (share.slot == 0) continue;
+    const int64_t more = (share.budget - required) / 2 / share.sequence();
+    plan.state_slots = std::min(plan.state_slots, 1 + more);
   }
-  plan.kv_bytes = plan.kv_blocks * block_bytes;
+  for (const auto& [device, share] : shares.all()) {
+    if (share.block == 0) continue;
+    const int64_t for_blocks = share.budget - share.fixed() - plan.state_slots * share.sequence();
+    plan.kv_blocks = std::min(plan.kv_blocks, for_blocks / share.block);
+  }
   plan.max_context = std::min(context, plan.kv_blocks * kKvBlockTokens);
+  for (const std::string& device : request.map.Devices()) {
+    const Share& share = shares.all().at(device);
+    const int64_t slots = share.slot > 0 ? plan.state_slots : 0;
+    plan.devices.push_back({.device = device,
+                            .weights_bytes = share.weights,
+                            .workspace_bytes = share.workspace + slots * share.slot_copies,
+                            .kv_bytes = plan.kv_blocks * share.block,
+                            .state_bytes = slots * share.slot});
+  }
   return plan;
 }
 

@@ -8,14 +8,12 @@
 #include "server/base/thread_pool.h"
 #include "server/engine/kernels/paged_attention.h"
 #include "server/engine/models/kv_pool.h"
+#include "server/engine/models/model_devices.h"
 #include "server/engine/models/row_group.h"
 #include "server/engine/models/state_pool.h"
+#include "server/engine/weights/work_memory.h"
 
 namespace modeld {
-
-// Tokens that go through the layers at once. A longer step is cut, so that its workspace stays what
-// the budget was computed with; only a whole text can be longer.
-inline constexpr int64_t kPassTokens = 512;
 
 // Cosines and sines of the positions of all rows, both [rows, 1, rotary_dim] in the model's dtype.
 struct Turns {
@@ -23,7 +21,7 @@ struct Turns {
   at::Tensor sin;
 };
 
-// Rows are the new tokens of all segments, one after the other.
+// Rows are the new tokens of all segments, one after the other. All tensors are on one device.
 struct Pass {
   std::vector<Turns> turns = {};  // of each rope of the configuration
   at::Tensor query_scale = {};  // [rows, 1, 1], undefined where queries are not scaled by position
@@ -35,7 +33,11 @@ struct Pass {
   std::vector<RowGroup> groups = {};
   at::Tensor layer_inputs = {};  // [rows, layers, layer_input_size], undefined where there are none
   // Of whole texts: logits by distance, [heads, 2 * n - 1], of which the middle is distance 0.
-  at::Tensor distance_logits = {};  // undefined where the model has none
+  at::Tensor distance_logits = {};        // undefined where the model has none
+  const ModelDevices* devices = nullptr;  // set while layers run
+
+  // Brings the tensors to `device`.
+  void MoveTo(at::Device device);
 };
 
 }  // namespace modeld

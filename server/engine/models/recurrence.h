@@ -8,11 +8,9 @@
 #include <span>
 
 #include "server/engine/models/row_group.h"
+#include "server/engine/weights/work_memory.h"
 
 namespace modeld {
-
-// Tokens that are computed by products of matrices instead of one after the other.
-inline constexpr int64_t kChunkTokens = 64;
 
 // All float32. As many heads follow each other as there are for one key head, and share its query
 // and key.

@@ -8,7 +8,8 @@ namespace modeld {
 
 SelfAttention::SelfAttention(const TensorSource& source, const std::string& prefix,
                              const ArchitectureConfig& config, int64_t layer)
-    : layer_(config.layers[layer]),
+    : index_(layer),
+      layer_(config.layers[layer]),
       num_heads_(config.num_heads),
       head_dim_(layer_.head_dim),
       qk_norm_(config.qk_norm),
@@ -67,13 +68,26 @@ at::Tensor SelfAttention::Prepared(at::Tensor x, const Norm& norm, const Pass& p
 
 std::pair<at::Tensor, at::Tensor> SelfAttention::KeyAndValue(const at::Tensor& x,
                                                              const Pass& pass) const {
-  if (layer_.kv_layer >= 0) return {};
   const std::vector<int64_t> by_head = {x.size(0), layer_.num_kv_heads, head_dim_};
   at::Tensor key = key_(x);  // [rows, kv_heads * head_dim]
   at::Tensor value = (layer_.keys_are_values ? key : value_(x)).view(by_head);
   if (value_norm_) value = RmsNormalized(value, norm_eps_);
   if (qk_norm_ == QkNorm::kWhole) key = key_norm_(key);
   return {Prepared(key.view(by_head), key_norm_, pass), value};
+}
+
+at::Tensor SelfAttention::Attend(const at::Tensor& query, const at::Tensor& x,
+                                 const Pass& pass) const {
+  if (layer_.kv_layer >= 0) {
+    // Queries are few where the keys of a sequence are many: they go there and back.
+    const std::string& own = pass.devices->map().layers[index_];
+    const std::string& theirs = pass.devices->map().layers[layer_.kv_layer];
+    const at::Tensor there = pass.devices->Moved(query, own, theirs);
+    return pass.devices->Moved(AttendPaged({there, {}, {}}, options_, pass), theirs, own);
+  }
+  const auto [key, value] = KeyAndValue(x, pass);
+  return pass.kv == nullptr ? AttendWhole({query, key, value}, options_, pass)
+                            : AttendPaged({query, key, value}, options_, pass);
 }
 
 at::Tensor SelfAttention::operator()(const at::Tensor& x, const Pass& pass) const {
@@ -88,10 +102,7 @@ at::Tensor SelfAttention::operator()(const at::Tensor& x, const Pass& pass) cons
   if (qk_norm_ == QkNorm::kWhole) query = query_norm_(query);
   query = Prepared(query.view({rows, num_heads_, head_dim_}), query_norm_, pass);
   if (pass.query_scale.defined()) query = query * pass.query_scale;
-  const auto [key, value] = KeyAndValue(x, pass);
-  const at::Tensor heads = pass.kv == nullptr ? AttendWhole({query, key, value}, options_, pass)
-                                              : AttendPaged({query, key, value}, options_, pass);
-  const at::Tensor joined = heads.view({rows, num_heads_ * head_dim_});
+  const at::Tensor joined = Attend(query, x, pass).view({rows, num_heads_ * head_dim_});
   return output_(gated_ ? joined * at::sigmoid(gate) : joined);
 }
 

@@ -27,9 +27,13 @@ class SelfAttention final : public TokenMixer {
                        const ArchitectureConfig& config);
   // By heads, [rows, heads, head_dim], with norm and rope.
   at::Tensor Prepared(at::Tensor x, const Norm& norm, const Pass& pass) const;
-  // Undefined where another layer has made them.
+  // Of a layer that makes them itself.
   std::pair<at::Tensor, at::Tensor> KeyAndValue(const at::Tensor& x, const Pass& pass) const;
 
+  // [rows, heads, head_dim], both ways. x: what keys and values are made of.
+  at::Tensor Attend(const at::Tensor& query, const at::Tensor& x, const Pass& pass) const;
+
+  const int64_t index_;
   const LayerConfig layer_;
   const int64_t num_heads_;
   const int64_t head_dim_;

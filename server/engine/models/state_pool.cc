@@ -4,12 +4,13 @@
 
 namespace modeld {
 
-StatePool::StatePool(const ArchitectureConfig& config, int64_t slots, at::Device device)
+StatePool::StatePool(const ArchitectureConfig& config, int64_t slots,
+                     const std::vector<at::Device>& devices)
     : windows_(config.num_layers), memories_(config.num_layers) {
   const RecurrentConfig& sizes = config.recurrent;
-  const at::TensorOptions tensor = at::TensorOptions().dtype(at::kFloat).device(device);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (config.layers[layer].mixer == Mixer::kAttention) continue;
+    const at::TensorOptions tensor = at::TensorOptions().dtype(at::kFloat).device(devices[layer]);
     windows_[layer] = at::empty({slots, sizes.conv_tokens - 1, sizes.conv_channels}, tensor);
     memories_[layer] = at::empty({slots, sizes.heads, sizes.key_dim, sizes.value_dim}, tensor);
   }

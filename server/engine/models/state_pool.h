@@ -16,8 +16,12 @@ namespace modeld {
 // Belongs to the step thread. Throws c10::Error from its constructor when memory does not last.
 class StatePool {
  public:
-  // For a model with layers of that kind.
-  StatePool(const ArchitectureConfig& config, int64_t slots, at::Device device);
+  // For a model with layers of that kind. `devices`: of each layer.
+  StatePool(const ArchitectureConfig& config, int64_t slots,
+            const std::vector<at::Device>& devices);
+  // All on one device.
+  StatePool(const ArchitectureConfig& config, int64_t slots, at::Device device)
+      : StatePool(config, slots, std::vector<at::Device>(config.num_layers, device)) {}
 
   // Of a layer with a convolution: the last rows that went into it. float32 [slots, conv_tokens -
   // 1, conv_channels].

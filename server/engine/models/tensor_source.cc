@@ -61,8 +61,8 @@ at::Tensor MappedTensor(const WeightSet::Tensor& tensor) {
       data, tensor.stored->shape, [file = tensor.file](void*) {}, at::TensorOptions().dtype(dtype));
 }
 
-TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype, at::Device device,
-                           const Progress& progress) {
+TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype,
+                           const DeviceOf& device_of, const Progress& progress) {
   int64_t done = 0;
   for (const auto& [name, tensor] : weights.tensors()) {
     const int64_t bytes = tensor.stored->bytes();
@@ -76,7 +76,7 @@ TensorSource::TensorSource(const WeightSet& weights, at::ScalarType dtype, at::D
         tensor.scale == nullptr ? MappedTensor(tensor) : Dequantized(tensor, dtype);
     // Bytes are numbers that a block knows how to read.
     const at::ScalarType kept = whole.scalar_type() == at::kByte ? at::kByte : dtype;
-    tensors_.emplace(name, whole.to(device, kept));
+    tensors_.emplace(name, whole.to(device_of(name), kept));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "server/base/status.h"
 #include "server/engine/weights/decoder_tensors.h"
@@ -103,9 +104,24 @@ int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes)
 }
 
 int64_t StateBytesPerSequence(const ArchitectureConfig& config) {
-  const auto layers = std::ranges::count_if(
-      config.layers, [](const LayerConfig& layer) { return layer.mixer != Mixer::kAttention; });
-  return layers * config.recurrent.state_elements() * int64_t{sizeof(float)};
+  const std::vector<int64_t> layers = LayerStateBytes(config);
+  return std::accumulate(layers.begin(), layers.end(), int64_t{0});
+}
+
+std::vector<int64_t> LayerStateBytes(const ArchitectureConfig& config) {
+  std::vector<int64_t> bytes;
+  for (const LayerConfig& layer : config.layers) {
+    const bool has_state = layer.mixer != Mixer::kAttention;
+    bytes.push_back(has_state ? config.recurrent.state_elements() * int64_t{sizeof(float)} : 0);
+  }
+  return bytes;
+}
+
+std::string LayerModule(const ArchitectureConfig& config) {
+  const Architecture* architecture = FindArchitecture(config.model_type);
+  MODELD_CHECK(architecture != nullptr, "a configuration of no architecture");
+  const std::string module = NameOf(*architecture, RootsOf(config).front(), "model.layers.0");
+  return module.substr(0, module.size() - 1);
 }
 
 int64_t RowBytes(const ArchitectureConfig& config) {

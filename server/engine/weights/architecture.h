@@ -95,6 +95,11 @@ int64_t KvBytesPerToken(const ArchitectureConfig& config, int64_t element_bytes)
 
 // Bytes that layers other than attention keep of a sequence, whatever its length.
 int64_t StateBytesPerSequence(const ArchitectureConfig& config);
+// The same of each layer.
+std::vector<int64_t> LayerStateBytes(const ArchitectureConfig& config);
+
+// What the names of the first layer's tensors begin with, without its index: "model.layers.".
+std::string LayerModule(const ArchitectureConfig& config);
 
 // Bytes of one token's matrices that are alive at once in a layer beside the feed-forward network,
 // in float32: the residual stream, the norm's copies, queries, keys and values with their turned

@@ -31,9 +31,13 @@ InspectedRepository RepositoryOf(const Json& input) {
     repository.files[file.at("path").get<std::string>()] = file.value("size_bytes", int64_t{-1});
   }
   repository.config_json = input.at("config").get<std::string>();
-  if (const auto index = input.find("index"); index != input.end() && !index->is_null()) {
-    repository.index_json = index->get<std::string>();
-  }
+  const auto optional = [&](const char* key) {
+    const auto text = input.find(key);
+    return text == input.end() || text->is_null() ? std::nullopt
+                                                  : std::optional(text->get<std::string>());
+  };
+  repository.index_json = optional("index");
+  repository.torch_index_json = optional("torch_index");
   repository.texts = input.value("texts", std::map<std::string, std::string>());
   return repository;
 }

@@ -4,6 +4,7 @@
 //    "files": [{"path": "model.safetensors", "size_bytes": 269060552}, ...],   the listing
 //    "config": "<text of config.json>",
 //    "index": "<text of model.safetensors.index.json>",                        optional
+//    "torch_index": "<text of pytorch_model.bin.index.json>",                  optional
 //    "texts": {"modules.json": "<its text>", "1_Pooling/config.json": ...},    optional
 //    "headers": {"model.safetensors": "<base64 of its first 8 + N bytes>"}}    optional
 #pragma once

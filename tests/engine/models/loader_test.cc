@@ -1,6 +1,7 @@
 #include "server/engine/models/loader.h"
 
 #include <ATen/ATen.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -44,16 +45,22 @@ TEST(LoaderTest, ContextIsWhatTheBudgetHolds) {
         "num_hidden_layers":2,"num_attention_heads":4,"vocab_size":320,
         "max_position_embeddings":100000})")
           .value();
-  MemoryRequest request = {.device = "cpu", .budget_bytes = int64_t{1} << 30, .element_bytes = 2};
+  MemoryRequest request = {.map = DeviceMap::Whole("cpu", config.num_layers),
+                           .budget_bytes = {{"cpu", int64_t{1} << 30}},
+                           .element_bytes = 2};
+  int64_t& budget = request.budget_bytes["cpu"];
   const auto ample = PlanMemory(config, request);
   ASSERT_THAT(ample, IsOk());
-  request.budget_bytes = ample->weights_bytes + ample->workspace_bytes + 300 * 512;  // 300 tokens
+  budget = ample->devices[0].weights_bytes + ample->devices[0].workspace_bytes +
+           300 * 512;  // 300 tokens
 
   const auto plan = PlanMemory(config, request);
 
   ASSERT_THAT(plan, IsOk());
   EXPECT_EQ(plan->max_context, 288);  // whole blocks of 16
-  EXPECT_LE(plan->weights_bytes + plan->workspace_bytes + plan->kv_bytes, request.budget_bytes);
+  EXPECT_LE(
+      plan->devices[0].weights_bytes + plan->devices[0].workspace_bytes + plan->devices[0].kv_bytes,
+      budget);
 }
 
 TEST(LoaderTest, ContextThatTheModelDoesNotHaveIsRefused) {
@@ -72,12 +79,27 @@ TEST(LoaderTest, DeviceThatIsNotThereIsNamed) {
   EXPECT_THAT(LoadModel(options, nullptr), NamesField("device_map"));
 }
 
-TEST(LoaderTest, PlacementByModuleIsNotSupportedYet) {
+TEST(LoaderTest, ModulesWithoutADeviceAreNamed) {
   ModelLoadOptions options = TinyOptions("tiny-llama", "bfloat16");
   options.spec.device_map = "";
-  options.spec.device_map_entries = {{"model.layers.0", "cpu"}};
+  options.spec.device_map_entries = {{"model.embed_tokens", "cpu"}, {"model.layers.0", "cpu"}};
 
-  EXPECT_THAT(LoadModel(options, nullptr), HasReasonOf(Reason::kMethodNotSupported));
+  const auto loaded = LoadModel(options, nullptr);
+
+  EXPECT_THAT(loaded, NamesField("device_map_entries"));
+  EXPECT_THAT(std::string(loaded.status().message()), testing::HasSubstr("model.layers.1"));
+  EXPECT_THAT(std::string(loaded.status().message()), testing::HasSubstr("lm_head"));
+}
+
+TEST(LoaderTest, DeviceOfAMapWithoutABudgetIsNamed) {
+  ModelLoadOptions options = TinyOptions("tiny-llama", "bfloat16");
+  options.spec.device_map = "";
+  options.spec.device_map_entries = {{"", "cpu"}, {"lm_head", "cpu:7"}};
+
+  const auto loaded = LoadModel(options, nullptr);
+
+  EXPECT_THAT(loaded, NamesField("device_map_entries"));
+  EXPECT_THAT(std::string(loaded.status().message()), testing::HasSubstr("cpu:7"));
 }
 
 TEST(LoaderTest, ProgressEndsAtAllBytes) {

@@ -119,18 +119,21 @@ TEST(MemoryPlanTest, StatesOfSequencesAreWithinTheBudget) {
   const ArchitectureConfig config = Hybrid();
   const int64_t slot_bytes = StateBytesPerSequence(config);
   ASSERT_EQ(slot_bytes, 2 * 8 * 4);
-  MemoryRequest request = {.device = "cpu", .budget_bytes = int64_t{1} << 30, .element_bytes = 2};
+  MemoryRequest request = {.map = DeviceMap::Whole("cpu", config.num_layers),
+                           .budget_bytes = {{"cpu", int64_t{1} << 30}},
+                           .element_bytes = 2};
+  int64_t& budget = request.budget_bytes["cpu"];
   const auto ample = PlanMemory(config, request);
   ASSERT_THAT(ample, IsOk());
-  EXPECT_EQ(ample->state_bytes, ample->state_slots * slot_bytes);
+  EXPECT_EQ(ample->devices[0].state_bytes, ample->state_slots * slot_bytes);
   const int64_t token_bytes = 4 * 2 * 2;  // a key and a value; values are padded to 16
   // While the one such layer runs there are three copies of what it keeps of each sequence.
-  const int64_t fixed =
-      ample->weights_bytes + ample->workspace_bytes - 3 * ample->state_slots * slot_bytes;
-  request.budget_bytes = fixed + 256 * (4 + 16) * 2 + 4 * slot_bytes;
+  const int64_t fixed = ample->devices[0].weights_bytes + ample->devices[0].workspace_bytes -
+                        3 * ample->state_slots * slot_bytes;
+  budget = fixed + 256 * (4 + 16) * 2 + 4 * slot_bytes;
 
   const auto tight = PlanMemory(config, request);
-  request.budget_bytes -= 1;
+  budget -= 1;
   const auto refused = PlanMemory(config, request);
 
   ASSERT_THAT(tight, IsOk());

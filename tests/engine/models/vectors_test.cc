@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -67,7 +68,8 @@ Encoder LoadEncoder(const std::string& name, at::ScalarType dtype) {
   EXPECT_THAT(UseForVectors(config), IsOk());
   const WeightSet weights = WeightSet::Open(TinyRepository(name), config).value();
   const TensorSource source(weights, dtype, at::kCPU, [](int64_t) {});
-  return {config, config.max_context, source};
+  return {config, config.max_context, source,
+          std::make_shared<ModelDevices>(DeviceMap::Whole("cpu", config.num_layers), nullptr)};
 }
 
 at::Tensor VectorsOf(const Encoder& encoder, const std::vector<std::vector<int64_t>>& texts) {
@@ -171,20 +173,25 @@ TEST(VectorsLoaderTest, ContextIsWhatTheBudgetHolds) {
       ReadArchitectureConfig(R"({"model_type":"modernbert","hidden_size":64,"vocab_size":320,
         "intermediate_size":96,"num_hidden_layers":2,"num_attention_heads":4})")
           .value();
-  MemoryRequest request = {.device = "cpu", .budget_bytes = int64_t{1} << 30, .element_bytes = 2};
+  MemoryRequest request = {.map = DeviceMap::Whole("cpu", config.num_layers),
+                           .budget_bytes = {{"cpu", int64_t{1} << 30}},
+                           .element_bytes = 2};
+  int64_t& budget = request.budget_bytes["cpu"];
   const auto ample = PlanMemory(config, request);
   ASSERT_THAT(ample, IsOk());
   ASSERT_EQ(ample->max_context, 8192);
-  request.budget_bytes = ample->weights_bytes + ample->workspace_bytes - 7000 * RowBytes(config);
+  budget =
+      ample->devices[0].weights_bytes + ample->devices[0].workspace_bytes - 7000 * RowBytes(config);
 
   const auto plan = PlanMemory(config, request);
-  request.budget_bytes = ample->weights_bytes;
+  budget = ample->devices[0].weights_bytes;
   const auto refused = PlanMemory(config, request);
 
   ASSERT_THAT(plan, IsOk());
   EXPECT_EQ(plan->max_context, 1192);
-  EXPECT_EQ(plan->weights_bytes + plan->workspace_bytes,
-            ample->weights_bytes + ample->workspace_bytes - 7000 * RowBytes(config));
+  EXPECT_EQ(plan->devices[0].weights_bytes + plan->devices[0].workspace_bytes,
+            ample->devices[0].weights_bytes + ample->devices[0].workspace_bytes -
+                7000 * RowBytes(config));
   EXPECT_THAT(refused, HasReasonOf(Reason::kInsufficientDeviceMemory));
 }
 

@@ -12,8 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "server/base/status.h"
 #include "server/core/reason.h"
+#include "server/engine/weights/model_parts.h"
 
 namespace modeld {
 namespace {
@@ -67,6 +69,35 @@ bool IsRead(const nlohmann::json& config) {
 
 TEST_P(ArchitectureTest, PublishedConfigurationIsRead) {
   EXPECT_TRUE(IsRead(ConfigOf(GetParam())));
+}
+
+// Device maps go by these names.
+TEST_P(ArchitectureTest, EveryTensorLiesInAModuleOfItsPart) {
+  const auto config = ReadArchitectureConfig(ConfigOf(GetParam()).dump());
+  ASSERT_TRUE(config.ok());
+  const ModuleNames modules = ModulesOf(*config);
+  const auto is_in = [](const std::vector<std::string>& names, const std::string& tensor) {
+    return std::ranges::any_of(
+        names, [&](const std::string& name) { return tensor.starts_with(name + "."); });
+  };
+
+  for (const TensorShape& tensor : TensorsOf(*config)) {
+    switch (PartOf(tensor)) {
+      case ModelPart::kLayer:
+        EXPECT_TRUE(tensor.name.starts_with(absl::StrCat(modules.layer, tensor.layer, ".")))
+            << tensor.name;
+        break;
+      case ModelPart::kNorm:
+        EXPECT_TRUE(is_in(modules.norm, tensor.name)) << tensor.name;
+        break;
+      case ModelPart::kHead:
+        EXPECT_TRUE(is_in(modules.head, tensor.name)) << tensor.name;
+        break;
+      case ModelPart::kEmbedding:
+        EXPECT_TRUE(is_in(modules.embedding, tensor.name)) << tensor.name;
+        break;
+    }
+  }
 }
 
 // Each key takes each of these values, also below rope_scaling and the like.

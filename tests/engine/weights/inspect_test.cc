@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 
 #include "absl/strings/escaping.h"
+#include "server/engine/weights/architecture.h"
 #include "server/engine/weights/inspect_command.h"
 #include "server/engine/weights/weight_set.h"
 #include "tests/engine/weights/repository.h"
@@ -42,6 +44,69 @@ TEST(InspectTest, HonestRepositoryIsSupportedWithItsSizes) {
   EXPECT_EQ(inspection.kv_bytes_per_token.at("bfloat16"), 2 * 2 * 2 * 8 * 2);
   EXPECT_EQ(inspection.max_context, 512);
   EXPECT_EQ(inspection.weight_files, std::vector<std::string>{"model.safetensors"});
+}
+
+// What a device needs when the model is divided: the parts are the whole.
+TEST(InspectTest, PartsAreToldWithTheirModules) {
+  const Inspection inspection = Inspect(Honest());
+
+  for (const char* dtype : {"bfloat16", "float16", "float32"}) {
+    const std::vector<int64_t>& layers = inspection.layer_bytes.at(dtype);
+    const int64_t with_tied_head = inspection.embedding_bytes.at(dtype) +
+                                   inspection.norm_bytes.at(dtype) +
+                                   std::accumulate(layers.begin(), layers.end(), int64_t{0});
+    EXPECT_EQ(with_tied_head, inspection.weights_bytes.at(dtype));
+    const std::vector<int64_t>& kv = inspection.layer_kv_bytes_per_token.at(dtype);
+    EXPECT_EQ(std::accumulate(kv.begin(), kv.end(), int64_t{0}),
+              inspection.kv_bytes_per_token.at(dtype));
+  }
+  EXPECT_EQ(inspection.head_bytes.at("float32"), 4 * 100 * 32);
+  EXPECT_EQ(inspection.layer_state_bytes, (std::vector<int64_t>{0, 0}));
+  EXPECT_GT(inspection.pass_bytes, 0);
+  EXPECT_EQ(inspection.logits_bytes, 2 * 64 * 100 * 4);
+  EXPECT_EQ(inspection.modules.embedding, std::vector<std::string>{"model.embed_tokens"});
+  EXPECT_EQ(inspection.modules.layer, "model.layers.");
+  EXPECT_EQ(inspection.modules.norm, std::vector<std::string>{"model.norm"});
+  EXPECT_TRUE(inspection.modules.tied_head);
+  EXPECT_TRUE(inspection.IsWhole());
+}
+
+TEST(InspectTest, WithoutHeadersAnInspectionIsNotWhole) {
+  InspectedRepository repository = Honest();
+  repository.headers.clear();
+
+  EXPECT_FALSE(Inspect(repository).IsWhole());
+}
+
+TEST(InspectTest, NamesOfTorchShardsAreCheckedByTheirIndex) {
+  const ArchitectureConfig config = ReadArchitectureConfig(LlamaConfig()).value();
+  nlohmann::json places;
+  for (const TensorShape& tensor : TensorsOf(config)) {
+    places[tensor.name] = "pytorch_model-00001-of-00002.bin";
+  }
+  places["model.norm.weight"] = "pytorch_model-00002-of-00002.bin";
+  const auto inspect = [](const nlohmann::json& weight_map) {
+    InspectedRepository repository;
+    repository.config_json = LlamaConfig();
+    repository.files = {{"config.json", 300},
+                        {"pytorch_model.bin.index.json", 100},
+                        {"pytorch_model-00001-of-00002.bin", 1000},
+                        {"pytorch_model-00002-of-00002.bin", 1000}};
+    repository.torch_index_json = nlohmann::json{{"weight_map", weight_map}}.dump();
+    return Inspect(repository);
+  };
+
+  const Inspection whole = inspect(places);
+  places.erase("model.layers.1.mlp.up_proj.weight");
+  places["model.stray"] = "pytorch_model-00001-of-00002.bin";
+  const Inspection wrong = inspect(places);
+
+  EXPECT_TRUE(whole.supported) << whole.message;
+  EXPECT_TRUE(whole.IsWhole());
+  EXPECT_EQ(whole.weight_files.size(), 2U);
+  EXPECT_EQ(wrong.reason, "INVALID_REPOSITORY");
+  EXPECT_TRUE(Mentions(wrong, "model.layers.1.mlp.up_proj.weight")) << wrong.message;
+  EXPECT_TRUE(Mentions(wrong, "model.stray")) << wrong.message;
 }
 
 InspectedRepository Bert() {

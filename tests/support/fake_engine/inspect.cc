@@ -40,6 +40,7 @@ void FillSizes(const Json& request, const Json& config, Inspection& inspection) 
   inspection.vocab_size = config.value("vocab_size", int64_t{1000});
   inspection.max_context = config.value("max_position_embeddings", int64_t{2048});
   inspection.parameters = inspection.weights_file_bytes / 2;
+  inspection.pass_bytes = 1;  // so that sums are easy
   const int64_t heads = config.value("num_attention_heads", int64_t{4});
   const int64_t kv_width =
       inspection.hidden_size / heads * config.value("num_key_value_heads", heads);
