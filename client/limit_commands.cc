@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,6 +62,21 @@ std::string FileWord(const v1::FileProgress& file) {
   return "fetch";
 }
 
+// What a load would take of a device, by dtype.
+void PrintMemory(const v1::Preflight& preflight) {
+  for (const auto& [dtype, bytes] :
+       std::map(preflight.weights_bytes().begin(), preflight.weights_bytes().end())) {
+    const auto of_token = preflight.kv_cache_bytes_per_token().find(dtype);
+    const int64_t context_bytes = of_token == preflight.kv_cache_bytes_per_token().end()
+                                      ? 0
+                                      : of_token->second * preflight.max_context();
+    std::printf("memory   %s: %s, and %s for %lld tokens of context\n", dtype.c_str(),
+                FormatBytes(bytes + preflight.workspace_bytes()).c_str(),
+                FormatBytes(context_bytes + preflight.state_bytes_per_sequence()).c_str(),
+                static_cast<long long>(preflight.max_context()));
+  }
+}
+
 absl::Status Plan(const Cli& cli, const Client& client, const v1::PlanDownloadRequest& request) {
   ASSIGN_OR_RETURN(
       const v1::PlanDownloadResponse plan,
@@ -72,6 +88,9 @@ absl::Status Plan(const Cli& cli, const Client& client, const v1::PlanDownloadRe
   std::vector<std::vector<std::string>> rows;
   for (const v1::FileProgress& file : plan.files()) {
     rows.push_back({file.path(), FormatBytes(file.size_bytes()), FileWord(file)});
+  }
+  for (const v1::LeftOutFile& file : plan.left_out()) {
+    rows.push_back({file.path(), FormatBytes(file.size_bytes()), "left out: " + file.why()});
   }
   std::fputs(FormatTable({"FILE", "SIZE", "STATE"}, rows).c_str(), stdout);
   std::printf("\ncommit   %s\nfetch    %s\npresent  %s\n", plan.commit().c_str(),
@@ -85,6 +104,7 @@ absl::Status Plan(const Cli& cli, const Client& client, const v1::PlanDownloadRe
     std::printf("load     %s\n", plan.preflight().supported()
                                      ? "supported"
                                      : plan.preflight().unsupported_message().c_str());
+    PrintMemory(plan.preflight());
   }
   return absl::OkStatus();
 }

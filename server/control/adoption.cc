@@ -71,10 +71,11 @@ absl::StatusOr<Caches::Adopted> Caches::Examine(const Model& model, std::stop_to
   Adopted adopted;
   adopted.complete = !wanted.empty() && std::ranges::all_of(wanted, is_there);
   adopted.size_bytes = TotalBytes(wanted);
-  const auto inspection = InspectFiles(
-      parts_.engines,
-      {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = adopted.complete},
-      FolderReader(snapshot), stop);
+  const auto inspection = InspectFiles(parts_.engines,
+                                       {.files = wanted,
+                                        .trust_remote_code = model.trust_remote_code,
+                                        .heads = adopted.complete ? Heads::kAll : Heads::kNo},
+                                       FolderReader(snapshot), stop);
   if (inspection.ok()) {
     adopted.inspection_json = InspectionToJson(*inspection);
   } else {

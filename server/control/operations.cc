@@ -256,6 +256,7 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
   ASSIGN_OR_RETURN(const RepoListing listing,
                    parts_.hub.ListFiles(repo, plan.commit, kPlanPatience, stop));
   const std::vector<RepoFile> wanted = filter.Apply(listing.files);
+  plan.left_out = filter.LeftOut(listing.files);
 
   const std::string cache_path = parts_.registry.CachePathOf(model);
   const RepoCache cache(cache_path, model.hf_path);
@@ -279,8 +280,7 @@ absl::StatusOr<DownloadPlan> Operations::Plan(const DownloadRequest& request,
                    parts_.tables.reservations.ReservedByOtherModels(filesystem.id, model.id));
   plan.free_after_bytes = filesystem.free_bytes - reserved - cache.SpaceNeeded(plan.commit, wanted);
   auto inspection = InspectFiles(
-      parts_.engines,
-      {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = true},
+      parts_.engines, {.files = wanted, .trust_remote_code = model.trust_remote_code},
       CacheReader(cache, wanted, HubReader(parts_.hub, repo, plan.commit, kPlanPatience, stop)),
       stop);
   RETURN_IF_ERROR(inspection.status());

@@ -56,6 +56,7 @@ struct OperationsPage {
 struct DownloadPlan {
   std::string commit;
   std::vector<FileProgress> files;  // kPresent, or kPending
+  std::vector<LeftOutFile> left_out;
   int64_t fetch_bytes = 0;
   int64_t present_bytes = 0;
   int64_t free_after_bytes = 0;  // less what others have reserved; negative when it does not fit

@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "server/base/file.h"
+#include "server/base/log.h"
+#include "server/base/mutex.h"
 #include "server/base/status.h"
 #include "server/core/bytes.h"
 #include "server/core/reason.h"
@@ -21,6 +24,8 @@ using nlohmann::json;
 constexpr char kConfigFile[] = "config.json";
 constexpr char kIndexFile[] = "model.safetensors.index.json";
 constexpr char kSingleWeightFile[] = "model.safetensors";
+constexpr char kTorchIndexFile[] = "pytorch_model.bin.index.json";
+constexpr char kSingleTorchFile[] = "pytorch_model.bin";
 constexpr char kModulesFile[] = "modules.json";
 // Each is a request; published repositories have at most six of some hundred bytes.
 constexpr size_t kModuleTextsMax = 32;
@@ -31,6 +36,8 @@ constexpr int64_t kHeaderBytesMax = 100 << 20;
 constexpr int64_t kHeadersBytesMax = 150 << 20;
 // Most headers are smaller, so that one read does.
 constexpr int64_t kFirstReadBytes = 256 << 10;
+// Heads that are asked for at once; large models have some hundred files.
+constexpr size_t kHeadThreads = 8;
 
 const RepoFile* Find(const std::vector<RepoFile>& files, std::string_view path) {
   const auto found = std::ranges::find(files, path, &RepoFile::path);
@@ -70,22 +77,76 @@ absl::StatusOr<std::string> ReadHead(const RangeReader& read, const RepoFile& fi
   return head;
 }
 
+// The heads of some files, read by a few threads. One call.
+class HeadReader {
+ public:
+  HeadReader(const RangeReader& read, std::vector<const RepoFile*> files)
+      : read_(read), files_(std::move(files)) {}
+
+  absl::StatusOr<json> Read() {
+    {
+      std::vector<std::jthread> threads;
+      for (size_t i = 0; i < std::min(kHeadThreads, files_.size()); ++i) {
+        threads.emplace_back([this] { ReadSome(); });
+      }
+    }
+    MutexLock lock(mutex_);
+    RETURN_IF_ERROR(problem_);
+    return std::move(heads_);
+  }
+
+ private:
+  void ReadSome() {
+    while (const RepoFile* file = Next()) {
+      const absl::StatusOr<std::string> head = ReadHead(read_, *file);
+      MutexLock lock(mutex_);
+      if (!head.ok()) {
+        problem_.Update(head.status());
+        continue;
+      }
+      bytes_ += std::ssize(*head);
+      if (bytes_ > kHeadersBytesMax) {
+        problem_.Update(Error(
+            Reason::kInvalidRepository,
+            "the headers of the weight files have more than " + FormatBytes(kHeadersBytesMax)));
+        continue;
+      }
+      heads_[file->path] = absl::Base64Escape(*head);
+    }
+  }
+
+  // Null when all are read or one could not be.
+  const RepoFile* Next() {
+    MutexLock lock(mutex_);
+    return problem_.ok() && next_ < files_.size() ? files_[next_++] : nullptr;
+  }
+
+  const RangeReader& read_;
+  const std::vector<const RepoFile*> files_;
+  Mutex mutex_;
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status problem_ ABSL_GUARDED_BY(mutex_);
+  json heads_ ABSL_GUARDED_BY(mutex_) = json::object();
+};
+
+// Of those weight files that have one.
 absl::StatusOr<json> ReadHeads(const RangeReader& read, const std::vector<RepoFile>& files,
                                const std::vector<std::string>& weight_files) {
-  json heads = json::object();
-  int64_t bytes = 0;
+  std::vector<const RepoFile*> with_head;
   for (const std::string& path : weight_files) {
     const RepoFile* file = Find(files, path);
-    if (file == nullptr) continue;
-    ASSIGN_OR_RETURN(const std::string head, ReadHead(read, *file));
-    bytes += std::ssize(head);
-    if (bytes > kHeadersBytesMax) {
-      return Error(Reason::kInvalidRepository, "the headers of the weight files have more than " +
-                                                   FormatBytes(kHeadersBytesMax));
-    }
-    heads[path] = absl::Base64Escape(head);
+    if (file != nullptr && path.ends_with(".safetensors")) with_head.push_back(file);
   }
-  return heads;
+  return HeadReader(read, std::move(with_head)).Read();
+}
+
+// The text of `index`, where it says what is in the shards: nothing beside a single file.
+absl::StatusOr<json> ReadIndex(const RangeReader& read, const std::vector<RepoFile>& files,
+                               const char* index, const char* single) {
+  const RepoFile* file = Find(files, index);
+  if (file == nullptr || Find(files, single) != nullptr) return json();
+  return ReadSmallFile(read, *file);
 }
 
 // What else says how texts become vectors; nothing without a modules.json.
@@ -158,17 +219,23 @@ absl::StatusOr<Inspection> InspectFiles(Engines& engines, const PreflightRequest
     input["files"].push_back({{"path", file.path}, {"size_bytes", file.size_bytes}});
   }
   ASSIGN_OR_RETURN(input["config"], ReadSmallFile(read, *config));
-  const RepoFile* index = Find(request.files, kIndexFile);
-  if (index != nullptr && Find(request.files, kSingleWeightFile) == nullptr) {
-    ASSIGN_OR_RETURN(input["index"], ReadSmallFile(read, *index));
+  ASSIGN_OR_RETURN(input["index"], ReadIndex(read, request.files, kIndexFile, kSingleWeightFile));
+  if (input["index"].is_null() && Find(request.files, kSingleWeightFile) == nullptr) {
+    ASSIGN_OR_RETURN(input["torch_index"],
+                     ReadIndex(read, request.files, kTorchIndexFile, kSingleTorchFile));
   }
   ASSIGN_OR_RETURN(input["texts"], ReadModuleTexts(read, request.files));
   // The first answer says which files hold the weights.
   ASSIGN_OR_RETURN(Inspection inspection, engines.Inspect(Dump(input), stop));
-  if (!request.headers || !inspection.supported || inspection.weight_files.empty()) {
+  if (request.heads == Heads::kNo || !inspection.supported || inspection.weight_files.empty()) {
     return inspection;
   }
-  ASSIGN_OR_RETURN(input["headers"], ReadHeads(read, request.files, inspection.weight_files));
+  absl::StatusOr<json> heads = ReadHeads(read, request.files, inspection.weight_files);
+  if (!heads.ok() && request.heads == Heads::kIfTheyCome) {
+    LogInfo("headers_not_had", {{"error", heads.status()}});
+    return inspection;
+  }
+  ASSIGN_OR_RETURN(input["headers"], std::move(heads));
   return engines.Inspect(Dump(input), stop);
 }
 

@@ -29,14 +29,21 @@ RangeReader CacheReader(RepoCache cache, std::vector<RepoFile> files, RangeReade
 // Reads below a folder.
 RangeReader FolderReader(std::string folder);
 
+// Whether the heads of the weight files are read too: one or two reads each, some at a time.
+enum class Heads {
+  kNo,
+  kIfTheyCome,  // without them nothing is said of tensors
+  kAll,
+};
+
 struct PreflightRequest {
   std::vector<RepoFile> files;  // those that would be fetched, or are there
   bool trust_remote_code = false;
-  bool headers = true;  // also read the heads of the weight files, one or two reads each
+  Heads heads = Heads::kAll;
 };
 
-// What `modeld-engine inspect` says; the errors of `read` and of Engines::Inspect(). What is wrong
-// with the repository is in the answer.
+// What `modeld-engine inspect` says; the errors of `read`, which some threads call at once, and of
+// Engines::Inspect(). What is wrong with the repository is in the answer.
 absl::StatusOr<Inspection> InspectFiles(Engines& engines, const PreflightRequest& request,
                                         const RangeReader& read, std::stop_token stop);
 

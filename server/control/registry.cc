@@ -139,9 +139,12 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
   if (model.model_name.empty()) return sizing;  // only the space is asked for
   const auto inspection = InspectFiles(
       parts_.engines,
-      {.files = wanted, .trust_remote_code = model.trust_remote_code, .headers = false},
+      {.files = wanted, .trust_remote_code = model.trust_remote_code, .heads = Heads::kIfTheyCome},
       CacheReader(RepoCache(model.cache_path, model.hf_path), wanted,
-                  HubReader(parts_.hub, repo, *commit, patience(), stop)),
+                  [&](const std::string& path, int64_t offset, int64_t length) {
+                    return parts_.hub.ReadRange(repo, *commit, path, offset, length, patience(),
+                                                stop);
+                  }),
       stop);
   // A gated repository lets everybody list it and only some read it.
   if (HasReason(inspection.status(), Reason::kHubAccessDenied)) return inspection.status();

@@ -131,9 +131,11 @@ void Verification::Add(const RepoFile& file) {
 
 void Verification::CollectListed(const std::set<std::string>& there) {
   std::set<std::string_view> listed;
+  std::set<std::string> wanted;
+  for (const RepoFile& file : job_.filter.Apply(job_.listing->files)) wanted.insert(file.path);
   for (const RepoFile& file : job_.listing->files) {
     listed.insert(file.path);
-    if (job_.filter.Keeps(file.path) || there.contains(file.path)) Add(file);
+    if (wanted.contains(file.path) || there.contains(file.path)) Add(file);
   }
   for (const std::string& path : there) {
     if (!listed.contains(path)) extra_.push_back(path);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "server/core/reason.h"
 
@@ -78,6 +80,56 @@ bool Match(std::string_view path, std::string_view pattern) {
   return p == pattern.size();
 }
 
+// Where a repository has weights that are loaded.
+class WeightFolders {
+ public:
+  explicit WeightFolders(const std::vector<RepoFile>& files) {
+    for (const RepoFile& file : files) {
+      const std::string_view name = NameOf(file.path);
+      const bool is_safe = name == "model.safetensors" || name == "model.safetensors.index.json";
+      const bool is_torch = name == "pytorch_model.bin" || name == "pytorch_model.bin.index.json";
+      if (is_safe) safe_.insert(FolderOf(file.path));
+      has_any_ |= (is_safe || is_torch) && FolderOf(file.path).empty();
+    }
+  }
+
+  // Why nobody needs `path`, or an empty text.
+  std::string WhyNeedless(std::string_view path) const {
+    if (!has_any_) return "";
+    constexpr std::pair<std::string_view, const char*> kEndings[] = {
+        {".onnx", "ONNX, which is not loaded"}, {".onnx_data", "ONNX, which is not loaded"},
+        {".gguf", "GGUF, which is not loaded"}, {".h5", "TensorFlow weights, which are not loaded"},
+        {".pth", "weights of another program"}, {".msgpack", "Flax weights, which are not loaded"}};
+    if (path.starts_with("original/")) return "weights of another program, below original/";
+    if (path.starts_with("onnx/")) return "ONNX, which is not loaded";
+    for (const auto& [ending, why] : kEndings) {
+      if (path.ends_with(ending)) return why;
+    }
+    const bool is_bin = path.ends_with(".bin") || path.ends_with(".bin.index.json");
+    return is_bin && safe_.contains(FolderOf(path)) ? "beside safetensors, which are loaded" : "";
+  }
+
+ private:
+  // "a" of "a/b.bin", "" of "b.bin".
+  static std::string_view FolderOf(std::string_view path) {
+    const size_t slash = path.rfind('/');
+    return slash == std::string_view::npos ? std::string_view() : path.substr(0, slash);
+  }
+  static std::string_view NameOf(std::string_view path) { return path.substr(path.rfind('/') + 1); }
+
+  std::set<std::string_view> safe_;  // of the files' paths
+  bool has_any_ = false;
+};
+
+// Empty for a file that is kept.
+std::string WhyNot(const FileFilter& filter, const WeightFolders& folders, std::string_view path) {
+  const auto matches = [&](const std::string& pattern) { return MatchesPattern(path, pattern); };
+  const auto ignored = std::ranges::find_if(filter.ignore_patterns, matches);
+  if (ignored != filter.ignore_patterns.end()) return "matches ignore pattern " + *ignored;
+  if (filter.allow_patterns.empty()) return folders.WhyNeedless(path);
+  return std::ranges::any_of(filter.allow_patterns, matches) ? "" : "matches no allow pattern";
+}
+
 }  // namespace
 
 bool MatchesPattern(std::string_view path, std::string_view pattern) {
@@ -85,18 +137,23 @@ bool MatchesPattern(std::string_view path, std::string_view pattern) {
   return Match(path, pattern);
 }
 
-bool FileFilter::Keeps(std::string_view path) const {
-  const auto matches = [&](const std::string& pattern) { return MatchesPattern(path, pattern); };
-  if (!allow_patterns.empty() && std::ranges::none_of(allow_patterns, matches)) return false;
-  return std::ranges::none_of(ignore_patterns, matches);
-}
-
 std::vector<RepoFile> FileFilter::Apply(const std::vector<RepoFile>& files) const {
+  const WeightFolders folders(files);
   std::vector<RepoFile> kept;
   for (const RepoFile& file : files) {
-    if (Keeps(file.path)) kept.push_back(file);
+    if (WhyNot(*this, folders, file.path).empty()) kept.push_back(file);
   }
   return kept;
+}
+
+std::vector<LeftOutFile> FileFilter::LeftOut(const std::vector<RepoFile>& files) const {
+  const WeightFolders folders(files);
+  std::vector<LeftOutFile> left_out;
+  for (const RepoFile& file : files) {
+    const std::string why = WhyNot(*this, folders, file.path);
+    if (!why.empty()) left_out.push_back({file, why});
+  }
+  return left_out;
 }
 
 absl::Status ValidateFileFilter(const FileFilter& filter) {

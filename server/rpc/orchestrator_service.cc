@@ -117,6 +117,12 @@ grpc::ServerUnaryReactor* OrchestratorService::PlanDownload(grpc::CallbackServer
   return calls_.Answer(context, Method("PlanDownload"), [=, this]() -> absl::Status {
     ASSIGN_OR_RETURN(const DownloadPlan plan, operations_.Plan(DownloadOf(*request), {}));
     for (const FileProgress& file : plan.files) *response->add_files() = modeld::ToProto(file);
+    for (const LeftOutFile& left : plan.left_out) {
+      v1::LeftOutFile& file = *response->add_left_out();
+      file.set_path(left.file.path);
+      file.set_size_bytes(left.file.size_bytes);
+      file.set_why(left.why);
+    }
     response->set_fetch_bytes(plan.fetch_bytes);
     response->set_present_bytes(plan.present_bytes);
     response->set_free_after_bytes(plan.free_after_bytes);

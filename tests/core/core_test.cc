@@ -16,6 +16,8 @@
 namespace modeld {
 namespace {
 
+using testing::ElementsAre;
+
 TEST(BytesTest, SizesReadAsPeopleWriteThem) {
   EXPECT_EQ(FormatBytes(0), "0 B");
   EXPECT_EQ(FormatBytes(999), "999 B");
@@ -115,12 +117,70 @@ TEST(FileFilterTest, PatternsMatchAsFnmatchcase) {
   }
 }
 
+std::vector<RepoFile> FilesOf(const std::vector<std::string>& paths) {
+  std::vector<RepoFile> files;
+  for (const std::string& path : paths) files.push_back({.path = path, .size_bytes = 1});
+  return files;
+}
+
+std::vector<std::string> KeptBy(const FileFilter& filter, const std::vector<std::string>& paths) {
+  std::vector<std::string> kept;
+  for (const RepoFile& file : filter.Apply(FilesOf(paths))) kept.push_back(file.path);
+  return kept;
+}
+
+TEST(FileFilterTest, WhatNobodyNeedsBesideSafetensorsIsLeftOut) {
+  const std::vector<std::string> paths = {"2_Dense/model.safetensors",
+                                          "2_Dense/pytorch_model.bin",
+                                          "3_Dense/pytorch_model.bin",
+                                          "config.json",
+                                          "flax_model.msgpack",
+                                          "model-00001-of-00002.safetensors",
+                                          "model.safetensors.index.json",
+                                          "onnx/config.json",
+                                          "original/params.json",
+                                          "pytorch_model-00001-of-00002.bin",
+                                          "pytorch_model.bin.index.json",
+                                          "q4.gguf",
+                                          "tf_model.h5",
+                                          "tokenizer.json",
+                                          "weights/model.onnx",
+                                          "x.pth"};
+
+  EXPECT_THAT(KeptBy({}, paths),
+              ElementsAre("2_Dense/model.safetensors", "3_Dense/pytorch_model.bin", "config.json",
+                          "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+                          "tokenizer.json"));
+  EXPECT_EQ(KeptBy({.allow_patterns = {"*"}}, paths), paths);
+  EXPECT_THAT(KeptBy({.ignore_patterns = {"*.json", "2*", "3*"}}, paths),
+              ElementsAre("model-00001-of-00002.safetensors"));
+}
+
+TEST(FileFilterTest, OtherFormatsAreKeptWhereTheyAreAllThereIs) {
+  EXPECT_THAT(KeptBy({}, {"config.json", "model.gguf"}), ElementsAre("config.json", "model.gguf"));
+  EXPECT_THAT(KeptBy({}, {"part-0.bin", "x.onnx"}), ElementsAre("part-0.bin", "x.onnx"));
+  EXPECT_THAT(KeptBy({}, {"pytorch_model.bin", "tf_model.h5"}), ElementsAre("pytorch_model.bin"));
+  EXPECT_THAT(KeptBy({}, {"adapter_model.safetensors", "pytorch_model.bin"}),
+              ElementsAre("adapter_model.safetensors", "pytorch_model.bin"));
+}
+
+TEST(FileFilterTest, WhatIsLeftOutSaysWhy) {
+  const auto why = [](const FileFilter& filter, const std::string& path) {
+    const auto left_out = filter.LeftOut(FilesOf({"model.safetensors", path}));
+    return left_out.empty() ? "" : left_out.back().why;
+  };
+
+  EXPECT_EQ(why({}, "config.json"), "");
+  EXPECT_EQ(why({}, "pytorch_model.bin"), "beside safetensors, which are loaded");
+  EXPECT_EQ(why({}, "a.gguf"), "GGUF, which is not loaded");
+  EXPECT_EQ(why({.allow_patterns = {"*.json"}}, "a.gguf"), "matches no allow pattern");
+  EXPECT_EQ(why({.ignore_patterns = {"*.js*"}}, "a.json"), "matches ignore pattern *.js*");
+}
+
 TEST(FileFilterTest, IgnoreWinsOverAllow) {
   const FileFilter filter{.allow_patterns = {"*.json", "*.bin"}, .ignore_patterns = {"b*"}};
-  EXPECT_TRUE(filter.Keeps("a.json"));
-  EXPECT_FALSE(filter.Keeps("b.json"));
-  EXPECT_FALSE(filter.Keeps("a.txt"));
-  EXPECT_TRUE(FileFilter{}.Keeps("anything"));
+  EXPECT_THAT(KeptBy(filter, {"a.json", "b.json", "a.txt"}), ElementsAre("a.json"));
+  EXPECT_THAT(KeptBy({}, {"anything"}), ElementsAre("anything"));
   EXPECT_THAT(ValidateFileFilter({.allow_patterns = {""}}), NamesField("allow_patterns"));
   EXPECT_THAT(ValidateFileFilter({.ignore_patterns = std::vector<std::string>(1001, "x")}),
               NamesField("ignore_patterns"));

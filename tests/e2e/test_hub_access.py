@@ -88,7 +88,7 @@ def test_a_mirror_goes_on_where_the_hub_died(make_daemon, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(TINY / "tiny-llama", source)
     body = bytes(range(256)) * 4096 * 24  # 24 MiB
-    (source / "big.bin").write_bytes(body)
+    (source / "big.dat").write_bytes(body)
     hubs = [Hub(tmp_path / name) for name in ("first", "second")]
     try:
         for hub in hubs:
@@ -110,11 +110,11 @@ def test_a_mirror_goes_on_where_the_hub_died(make_daemon, tmp_path):
 
         daemon.succeed(daemon.finish(name))
 
-        blobs = [e for e in second.bodies() if e["path"].endswith("big.bin") or e["port"] == "cdn"]
+        blobs = [e for e in second.bodies() if e["path"].endswith("big.dat") or e["port"] == "cdn"]
         assert 0 < sum(e["bytes"] for e in blobs) < len(body) - (6 << 20), "the first part was kept"
         assert not any(e["had_token"] for e in second.log())
         snapshot = daemon.model("big")["snapshot_path"]
-        with open(f"{snapshot}/big.bin", "rb") as file:
+        with open(f"{snapshot}/big.dat", "rb") as file:
             assert file.read() == body
         assert 'modeld_download_retries_total{reason="mirror"}' in daemon.http("/metrics")[1]
     finally:
