@@ -110,6 +110,29 @@ TEST_P(SplitTest, ForksOfOneSequenceGoOnAsIfTheyWereAlone) {
   EXPECT_TRUE(at::equal(logits[0], logits[1]));
 }
 
+// A sequence that lost its memory to another one and is computed again, as the scheduler does it.
+TEST_P(SplitTest, ASequenceThatGaveItsMemoryAwayIsComputedAgainTheSame) {
+  const Golden golden = LoadGolden(GetParam());
+  const std::vector<int64_t>& ids = golden.prompts[0];
+  const LoadedModel split = LoadSplit(GetParam(), "float32", kHalves, nullptr);
+  CausalLm& model = *split.model;
+  const at::Tensor expected = AllLogits(model, ids, 1000);
+  {
+    std::unique_ptr<SequenceState> paused = model.NewSequence();
+    ASSERT_TRUE(paused->Reserve(std::ssize(ids)));
+    model.Forward({{.state = paused.get(), .token_ids = ids}});
+    const std::unique_ptr<SequenceState> greedy = model.NewSequence();
+    ASSERT_TRUE(greedy->Reserve(model.kv_tokens_free()));
+    EXPECT_FALSE(greedy->Reserve(greedy->length() + model.kv_tokens_total()));
+    paused.reset();
+    ASSERT_TRUE(greedy->Reserve(model.kv_tokens_total()));
+    model.Forward({{.state = greedy.get(), .token_ids = golden.prompts[1]}});
+  }
+
+  EXPECT_EQ(model.kv_tokens_free(), model.kv_tokens_total());
+  EXPECT_TRUE(at::equal(AllLogits(model, ids, 1000), expected));
+}
+
 TEST(SplitRouteTest, TokensMoveWhereTheMapHasBorders) {
   Route route;
   const LoadedModel loaded = LoadSplit("tiny-llama", "float32",
