@@ -113,7 +113,7 @@ absl::StatusOr<CachePlace> Registry::PlaceOfPath(const std::string& cache_path) 
 
 absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_token stop) {
   using std::chrono::milliseconds;
-  const auto deadline = std::chrono::steady_clock::now() + options_.hub_patience;
+  auto deadline = std::chrono::steady_clock::now() + options_.hub_patience;
   const auto patience = [&] {
     const auto left =
         std::chrono::duration_cast<milliseconds>(deadline - std::chrono::steady_clock::now());
@@ -137,6 +137,8 @@ absl::StatusOr<Registry::Sizing> Registry::AskHub(const Model& model, std::stop_
   sizing.total_bytes = TotalBytes(wanted);
   sizing.missing_bytes = RepoCache(model.cache_path, model.hf_path).SpaceNeeded(*commit, wanted);
   if (model.model_name.empty()) return sizing;  // only the space is asked for
+  // Once more for what is read of the files.
+  deadline = std::chrono::steady_clock::now() + options_.hub_patience;
   const auto inspection = InspectFiles(
       parts_.engines,
       {.files = wanted, .trust_remote_code = model.trust_remote_code, .heads = Heads::kIfTheyCome},

@@ -88,7 +88,8 @@ struct NamedCache {
 };
 
 // Thread-safe. Every method may block on the database, and returns DATABASE_UNAVAILABLE when that
-// is away; Register() and CheckSpace() also ask the hub, for at most 5 s.
+// is away; Register() and CheckSpace() also ask the hub, for at most 5 s, and Register() reads
+// there for 5 s more.
 class Registry {
  public:
   struct Options {
