@@ -66,6 +66,8 @@ const char* HelpOf(const std::string& field) {
       {"length_penalty", "Above 0 beam search favours long answers; -100 to 100 (1)"},
       {"early_stopping", "When beam search ends: false, true or never (false)"},
       {"echo", "Begin each answer with the prompt"},
+      {"split_special_tokens", "Read special tokens that the prompt spells as ordinary text"},
+      {"cache_salt", "Share what was kept of prompts only with requests of this salt"},
       {"token_ids", "Continue these tokens in place of a text (repeatable)"},
       {"logit_bias", "TOKEN=BIAS is added to the token's logit; -100 to 100 (repeatable)"},
   };
@@ -315,6 +317,11 @@ void AddRun(CLI::App& app, Cli& cli) {
   command->add_option_function<std::string>(
       "--tool-choice", [request](const std::string& v) { request->set_tool_choice(v); },
       "auto, none, required or the name of a function (auto)");
+  command->add_flag_callback(
+      "--no-parallel-tool-calls", [request] { request->set_parallel_tool_calls(false); },
+      "End the answer behind its first call");
+  AddFieldOption(command, request.get(),
+                 v1::ChatRequest::descriptor()->FindFieldByName("cache_salt"));
   AddSamplingOptions(command, request->mutable_sampling());
   AddStructureOptions(command, request->mutable_structure());
   command->callback([&cli, request, prompt, system, tools] {
@@ -341,7 +348,7 @@ void AddGenerate(CLI::App& app, Cli& cli) {
   command->add_option_function<std::string>(
       "PROMPT", [request](const std::string& v) { request->set_prompt(v); },
       "The text; without it standard input is read");
-  for (const char* field : {"token_ids", "echo"}) {
+  for (const char* field : {"token_ids", "echo", "split_special_tokens", "cache_salt"}) {
     AddFieldOption(command, request.get(),
                    v1::GenerateRequest::descriptor()->FindFieldByName(field));
   }

@@ -12,10 +12,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/core/reason.h"
+#include "server/engine/chat/harmony_answer.h"
 #include "server/engine/chat_answer.h"
 #include "server/engine/chat_prompt.h"
 #include "server/engine/embedding_call.h"
 #include "server/engine/generation_stream.h"
+#include "server/engine/required_calls.h"
 #include "server/engine/sampling_tokens.h"
 #include "server/wire/convert.h"
 #include "server/wire/status_wire.h"
@@ -210,14 +212,41 @@ absl::Status PlaceStructure(const ChatAnswer& answer, const ToolChoice& choice,
   return absl::OkStatus();
 }
 
+// Has the model call tools where the request wants it to, and no more often than that.
+absl::Status MakeCall(const modeld::v1::ChatRequest& request, const ToolChoice& choice,
+                      const ChatAnswer& answer, ServingModel& model, GenerationRequest& out) {
+  const bool one_call = request.has_parallel_tool_calls() && !request.parallel_tool_calls();
+  const bool required = choice.kind == ToolChoice::Kind::kRequired;
+  if (choice.kind == ToolChoice::Kind::kNone || (!one_call && !required)) return absl::OkStatus();
+  if (out.sampling.num_beams > 1) {
+    return InvalidField(required ? "tool_choice" : "parallel_tool_calls",
+                        "bounds calls, which is not there with sampling.num_beams above 1");
+  }
+  if (!required) {
+    out.parts.one_call = true;
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(
+      out.structure,
+      RequiredCalls(request, choice, answer,
+                    {.tokenizer = *model.tokenizer,
+                     .special_tokens = model.special_tokens,
+                     .structures = model.structures,
+                     .end_token_ids = model.loaded.generation_defaults.eos_token_ids}));
+  // The final message, which a reasoning that is cut goes on with, is no call.
+  if (!answer.tokens.format.is_harmony() || !out.parts.reasoning_tokens_max) {
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(out.parts.end_of_reasoning,
+                   model.tokenizer->Encode(kHarmonyReasoningEnd, /*add_special_tokens=*/false));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<PreparedGeneration> PrepareChat(
     const modeld::v1::ChatRequest& request, std::shared_ptr<ServingModel> model,
     std::optional<std::chrono::steady_clock::time_point> deadline) {
   RETURN_IF_ERROR(model->chat_template.status());
   ASSIGN_OR_RETURN(const ToolChoice choice, ReadToolChoice(request, model->answer_formats));
-  if (choice.kind == ToolChoice::Kind::kRequired) {
-    return MethodNotSupported("a tool_choice that makes the model call tools");
-  }
   ASSIGN_OR_RETURN(ChatPrompt prompt,
                    ChatPromptOf({.messages = request.messages(),
                                  .tools = ShownTools(request, choice),
@@ -233,6 +262,7 @@ absl::StatusOr<PreparedGeneration> PrepareChat(
   if (out.request.structure) {
     RETURN_IF_ERROR(PlaceStructure(answer, choice, *out.request.structure));
   }
+  RETURN_IF_ERROR(MakeCall(request, choice, answer, *out.model, out.request));
   return out;
 }
 

@@ -21,6 +21,7 @@ struct AnswerPartsOptions {
   std::optional<int64_t> reasoning_tokens_max;
   // What ends the reasoning when it has so many tokens; the rest of the answer is the model's.
   std::vector<int64_t> end_of_reasoning;
+  bool one_call = false;  // the answer ends behind its first call
 };
 
 // Belongs to the step thread.
@@ -38,6 +39,8 @@ class AnswerParts {
 
   int64_t reasoning_tokens() const { return reasoning_tokens_; }
   bool has_calls() const { return parser_ && parser_->complete_calls() > 0; }
+  // Whether the answer ends here: what follows, and what is held back, is not wanted.
+  bool ends_here() const { return options_.one_call && has_calls(); }
 
  private:
   void Force();

@@ -110,6 +110,7 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
     SetParts(parts_.PutLast(piece.text + RestOfText(), 1), piece);
   } else {
     SetParts(parts_.Put(std::move(piece.text), 1), piece);
+    if (parts_.ends_here()) finish = FinishReason::kStop;
   }
   if (stop_strings_.match()) {
     finish = FinishReason::kStop;

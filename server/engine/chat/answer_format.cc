@@ -12,6 +12,15 @@ bool IsHarmony(std::string_view template_source) {
          template_source.find("<|message|>") != std::string_view::npos;
 }
 
+const CallForm* FormOf(std::string_view template_source, bool is_harmony, const CallStyle* style) {
+  if (is_harmony) return &HarmonyCallForm();
+  if (style == nullptr) return nullptr;
+  const auto form = std::ranges::find_if(style->forms, [template_source](const CallForm& f) {
+    return template_source.find(f.evidence) != std::string_view::npos;
+  });
+  return form == style->forms.end() ? nullptr : &*form;
+}
+
 }  // namespace
 
 AnswerFormat::AnswerFormat(std::string_view template_source, bool with_calls,
@@ -24,6 +33,7 @@ AnswerFormat::AnswerFormat(std::string_view template_source, bool with_calls,
     reasoning_ = ReasoningMarksOf(template_source);
     if (with_calls) calls_ = CallStyleOf(template_source);
   }
+  if (with_calls) call_form_ = FormOf(template_source, is_harmony_, calls_);
   if (reasoning_ != nullptr) {
     spellings = reasoning_->dropped;
     spellings.push_back(reasoning_->open);

@@ -26,6 +26,8 @@ class AnswerFormat {
   bool is_harmony() const { return is_harmony_; }
   const ReasoningMarks* reasoning() const { return reasoning_; }
   const CallStyle* calls() const { return calls_; }
+  // How calls are written; null when that is not known, and without calls.
+  const CallForm* call_form() const { return call_form_; }
   const std::vector<Mark>& marks() const { return marks_; }
 
   // How a special token stands in the text that an AnswerParser reads: as MarkTokenText() when it
@@ -41,6 +43,7 @@ class AnswerFormat {
   bool is_harmony_ = false;
   const ReasoningMarks* reasoning_ = nullptr;
   const CallStyle* calls_ = nullptr;
+  const CallForm* call_form_ = nullptr;
   std::vector<Mark> marks_;
 };
 

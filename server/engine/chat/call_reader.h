@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "server/engine/chat/call_form.h"
 #include "server/engine/chat/call_output.h"
 #include "server/engine/chat/mark_scanner.h"
 
@@ -40,6 +41,8 @@ struct CallStyle {
   // Bytes that open a group where an answer begins.
   std::string_view opening_bytes;
   std::unique_ptr<CallReader> (*make_reader)();
+  // The first whose evidence the template has.
+  std::vector<CallForm> forms;
 };
 
 // The style that a chat template's source shows; null when it shows none.

@@ -107,7 +107,19 @@ CallStyle DeepSeekStyle() {
           .opening_marks = {kCalls, kCall},
           .make_reader = []() -> std::unique_ptr<CallReader> {
             return std::make_unique<DeepSeekReader>();
-          }};
+          },
+          .forms = {{.evidence = "```json",
+                     .open = kCalls,
+                     .head = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+                     .middle = "\n```json\n",
+                     .tail = "\n```<｜tool▁call▁end｜>",
+                     .separator = "\n",
+                     .close = kCallsEnd},
+                    {.open = kCalls,
+                     .head = kCall,
+                     .middle = kSeparator,
+                     .tail = kCallEnd,
+                     .close = kCallsEnd}}};
 }
 
 }  // namespace modeld

@@ -98,7 +98,15 @@ CallStyle GlmStyle() {
       .evidence = {kKey},
       .marks = {kCall, kCallEnd, kKey, kKeyEnd, kValue, kValueEnd},
       .opening_marks = {kCall},
-      .make_reader = []() -> std::unique_ptr<CallReader> { return std::make_unique<GlmReader>(); }};
+      .make_reader = []() -> std::unique_ptr<CallReader> { return std::make_unique<GlmReader>(); },
+      .forms = {{.head = kCall,
+                 .middle = "\n",
+                 .tail = kCallEnd,
+                 .separator = "\n",
+                 .parameter_head = kKey,
+                 .text_middle = "</arg_key>\n<arg_value>",
+                 .json_middle = "</arg_key>\n<arg_value>",
+                 .parameter_tail = "</arg_value>\n"}}};
 }
 
 }  // namespace modeld

@@ -10,7 +10,14 @@ CallStyle GraniteStyle() {
           .opening_marks = {"<|tool_call|>", "<tool_call>"},
           .make_reader = []() -> std::unique_ptr<CallReader> {
             return std::make_unique<MarkedJsonReader>("");
-          }};
+          },
+          .forms = {{.open = "<|tool_call|>[",
+                     .head = R"({"name": ")",
+                     .middle = R"(", "arguments": )",
+                     .tail = "}",
+                     .separator = ", ",
+                     .close = "]",
+                     .is_name_in_json = true}}};
 }
 
 }  // namespace modeld

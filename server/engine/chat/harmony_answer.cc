@@ -38,6 +38,13 @@ std::vector<std::string_view> HarmonyMarks() {
   return {kStart, kChannel, kConstrain, kMessage, kEnd, kCall, kReturn};
 }
 
+const CallForm& HarmonyCallForm() {
+  static constexpr CallForm kForm = {.head = "<|channel|>commentary to=functions.",
+                                     .middle = " <|constrain|>json<|message|>",
+                                     .is_one_call = true};
+  return kForm;
+}
+
 void HarmonyAnswer::Put(const Symbol& symbol) {
   switch (at_) {
     case At::kHeader:

@@ -7,12 +7,19 @@
 #include <vector>
 
 #include "server/engine/chat/answer_reader.h"
+#include "server/engine/chat/call_form.h"
 #include "server/engine/chat/call_output.h"
 #include "server/engine/chat/json_call.h"
 
 namespace modeld {
 
 std::vector<std::string_view> HarmonyMarks();
+
+// A message to a function, which ends the generation.
+const CallForm& HarmonyCallForm();
+// Around an analysis that comes before.
+inline constexpr std::string_view kHarmonyReasoning = "<|channel|>analysis<|message|>";
+inline constexpr std::string_view kHarmonyReasoningEnd = "<|end|><|start|>assistant";
 
 // What ends the analysis and begins the final message.
 inline constexpr std::string_view kEndOfHarmonyReasoning =

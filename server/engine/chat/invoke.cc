@@ -176,7 +176,26 @@ CallStyle DeepSeekDsmlStyle() {
           .opening_marks = DsmlTags().open,
           .make_reader = []() -> std::unique_ptr<CallReader> {
             return std::make_unique<InvokeReader>(DsmlTags());
-          }};
+          },
+          .forms = {{.evidence = "DSML｜tool_calls",
+                     .open = "<｜DSML｜tool_calls>\n",
+                     .head = DsmlTags().invoke,
+                     .middle = "\">\n",
+                     .tail = "</｜DSML｜invoke>\n",
+                     .close = "</｜DSML｜tool_calls>",
+                     .parameter_head = DsmlTags().parameter,
+                     .text_middle = R"(" string="true">)",
+                     .json_middle = R"(" string="false">)",
+                     .parameter_tail = "</｜DSML｜parameter>\n"},
+                    {.open = "<｜DSML｜function_calls>\n",
+                     .head = DsmlTags().invoke,
+                     .middle = "\">\n",
+                     .tail = "</｜DSML｜invoke>\n",
+                     .close = "</｜DSML｜function_calls>",
+                     .parameter_head = DsmlTags().parameter,
+                     .text_middle = R"(" string="true">)",
+                     .json_middle = R"(" string="false">)",
+                     .parameter_tail = "</｜DSML｜parameter>\n"}}};
 }
 
 CallStyle MiniMaxStyle() {
@@ -186,7 +205,16 @@ CallStyle MiniMaxStyle() {
           .opening_marks = MiniMaxTags().open,
           .make_reader = []() -> std::unique_ptr<CallReader> {
             return std::make_unique<InvokeReader>(MiniMaxTags());
-          }};
+          },
+          .forms = {{.open = "<minimax:tool_call>\n",
+                     .head = MiniMaxTags().invoke,
+                     .middle = "\">\n",
+                     .tail = "</invoke>\n",
+                     .close = "</minimax:tool_call>",
+                     .parameter_head = MiniMaxTags().parameter,
+                     .text_middle = "\">",
+                     .json_middle = "\">",
+                     .parameter_tail = "</parameter>\n"}}};
 }
 
 }  // namespace modeld

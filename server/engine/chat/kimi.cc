@@ -86,13 +86,17 @@ class KimiReader final : public CallReader {
 }  // namespace
 
 CallStyle KimiStyle() {
-  return {.name = "kimi",
-          .evidence = {kArguments},
-          .marks = {kCalls, kCallsEnd, kCall, kArguments, kCallEnd},
-          .opening_marks = {kCalls, kCall},
-          .make_reader = []() -> std::unique_ptr<CallReader> {
-            return std::make_unique<KimiReader>();
-          }};
+  return {
+      .name = "kimi",
+      .evidence = {kArguments},
+      .marks = {kCalls, kCallsEnd, kCall, kArguments, kCallEnd},
+      .opening_marks = {kCalls, kCall},
+      .make_reader = []() -> std::unique_ptr<CallReader> { return std::make_unique<KimiReader>(); },
+      .forms = {{.open = kCalls,
+                 .head = "<|tool_call_begin|>functions.",
+                 .middle = ":\x01<|tool_call_argument_begin|>",
+                 .tail = kCallEnd,
+                 .close = kCallsEnd}}};
 }
 
 }  // namespace modeld

@@ -94,7 +94,12 @@ CallStyle Style(std::vector<std::string_view> evidence) {
           .opening_bytes = "{[",
           .make_reader = []() -> std::unique_ptr<CallReader> {
             return std::make_unique<Llama3Reader>();
-          }};
+          },
+          .forms = {{.head = R"({"name": ")",
+                     .middle = R"(", "parameters": )",
+                     .tail = "}",
+                     .separator = "; ",
+                     .is_name_in_json = true}}};
 }
 
 }  // namespace

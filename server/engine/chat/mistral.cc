@@ -112,7 +112,15 @@ CallStyle MistralStyle() {
           .opening_marks = {kCalls},
           .make_reader = []() -> std::unique_ptr<CallReader> {
             return std::make_unique<MistralReader>();
-          }};
+          },
+          .forms = {{.evidence = kArguments, .head = kCalls, .middle = kArguments},
+                    {.open = "[TOOL_CALLS][",
+                     .head = R"({"name": ")",
+                     .middle = R"(", "arguments": )",
+                     .tail = "}",
+                     .separator = ", ",
+                     .close = "]",
+                     .is_name_in_json = true}}};
 }
 
 }  // namespace modeld

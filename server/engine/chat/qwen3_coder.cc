@@ -102,6 +102,18 @@ class Qwen3CoderReader final : public CallReader {
   std::optional<ParameterCall> call_;
 };
 
+CallForm FormBetween(std::string_view evidence, std::string_view head, std::string_view tail) {
+  return {.evidence = evidence,
+          .head = head,
+          .middle = ">\n",
+          .tail = tail,
+          .separator = "\n",
+          .parameter_head = kParameter,
+          .text_middle = ">\n",
+          .json_middle = ">\n",
+          .parameter_tail = "\n</parameter>\n"};
+}
+
 }  // namespace
 
 CallStyle Qwen3CoderStyle() {
@@ -112,7 +124,10 @@ CallStyle Qwen3CoderStyle() {
           .opening_marks = {kCall, kSeedCall, kFunction},
           .make_reader = []() -> std::unique_ptr<CallReader> {
             return std::make_unique<Qwen3CoderReader>();
-          }};
+          },
+          .forms = {FormBetween(kSeedCall,
+                                "<seed:tool_call>\n<function=", "</function>\n</seed:tool_call>"),
+                    FormBetween("", "<tool_call>\n<function=", "</function>\n</tool_call>")}};
 }
 
 }  // namespace modeld

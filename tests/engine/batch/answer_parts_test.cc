@@ -95,6 +95,22 @@ TEST(AnswerPartsTest, AnAnswerThatEndsAfterACallEndsWithToolCalls) {
   EXPECT_EQ(answer.end->usage.generated_tokens, std::ssize(kCalling) + 1);
 }
 
+TEST(AnswerPartsTest, AnAnswerOfOneCallEndsBehindIt) {
+  std::vector<std::string> script = kCalling;
+  script.back() = "}</tool_call>\n<tool_call>";
+  script.insert(script.end(), {"{\"name\": \"now\"", ", \"arguments\": {}}", "</tool_call>"});
+  GenerationRequest request = Scripted(script);
+  request.parts.one_call = true;
+
+  const OutputPiece answer = Answer(std::move(request));
+
+  EXPECT_EQ(answer.end->reason, FinishReason::kToolCalls);
+  EXPECT_EQ(answer.text, "Look.");
+  ASSERT_EQ(answer.tool_calls.size(), 1U);
+  EXPECT_EQ(answer.tool_calls[0].arguments, R"({"a": 1})");
+  EXPECT_EQ(answer.end->usage.generated_tokens, std::ssize(kCalling));
+}
+
 TEST(AnswerPartsTest, ACallThatMaxTokensCutsIsTextAndLength) {
   std::vector<std::string> script = kCalling;
   script.resize(10);

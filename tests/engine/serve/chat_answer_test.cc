@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_replace.h"
+#include "nlohmann/json.hpp"
 #include "tests/engine/serve/engine_process.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temp_dir.h"
@@ -158,6 +159,125 @@ TEST(ChatAnswerTest, TheTokenOfAMarkComesBackWhenItOpensNoCall) {
   EXPECT_EQ(plain.all.text(), "");
   EXPECT_EQ(with_tools.all.text(), "[TOOL_CALLS][TOOL_CALLS][TOOL_CALLS]");
   EXPECT_EQ(with_tools.all.tool_calls_size(), 0);
+}
+
+// Tools whose arguments a random model can write to their end.
+modeld::v1::ChatRequest WithSwitches(modeld::v1::ChatRequest request, const std::string& choice) {
+  for (const char* name : {"lamp", "fan"}) {
+    modeld::v1::Tool& tool = *request.add_tools();
+    tool.set_name(name);
+    tool.set_parameters_json(R"({"type": "object", "additionalProperties": false,
+        "required": ["on", "speed"],
+        "properties": {"on": {"type": "boolean"}, "speed": {"type": "integer", "enum": [1, 2]}}})");
+  }
+  request.set_tool_choice(choice);
+  request.set_parallel_tool_calls(false);
+  request.mutable_sampling()->set_temperature(1.5);
+  return request;
+}
+
+struct TemplateUnderTest {
+  std::string name;
+  std::string evidence;  // of the style, in a comment of the template
+  std::string special_token;
+};
+
+class RequiredCallsTest : public ::testing::TestWithParam<TemplateUnderTest> {
+ protected:
+  RequiredCallsTest()
+      : model_(std::string(kTools) + "{# " + GetParam().evidence + " #}",
+               GetParam().special_token) {
+    EXPECT_THAT(engine_.Load(model_.path()).status, IsOk());
+  }
+
+  // The only call of an answer to `request`; checks that there is nothing else.
+  modeld::v1::ToolCall TheCall(const modeld::v1::ChatRequest& request) {
+    const EngineProcess::Answer answer = engine_.Chat(request);
+    EXPECT_THAT(answer.status, IsOk());
+    EXPECT_EQ(answer.all.text(), "");
+    EXPECT_EQ(answer.all.finish_reason(), modeld::v1::FINISH_REASON_TOOL_CALLS);
+    modeld::v1::ToolCall call;
+    for (const modeld::v1::ToolCall& piece : answer.all.tool_calls()) {
+      EXPECT_EQ(piece.index(), 0);
+      if (!piece.name().empty()) call.set_name(piece.name());
+      call.mutable_arguments_json()->append(piece.arguments_json());
+    }
+    const auto arguments = nlohmann::json::parse(call.arguments_json(), nullptr, false);
+    EXPECT_TRUE(arguments.is_object() && arguments["on"].is_boolean() &&
+                (arguments["speed"] == 1 || arguments["speed"] == 2))
+        << call.arguments_json();
+    return call;
+  }
+
+  const ModelFolder model_;
+  EngineProcess engine_;
+};
+
+TEST_P(RequiredCallsTest, ARandomModelCallsWhateverTheSeed) {
+  modeld::v1::ChatRequest request = WithSwitches(Chat(1000), "required");
+  for (int seed = 1; seed <= 3; ++seed) {
+    request.mutable_sampling()->set_seed(seed);
+    TheCall(request);
+  }
+}
+
+TEST_P(RequiredCallsTest, AToolThatIsNamedIsTheOneThatIsCalled) {
+  for (const char* name : {"lamp", "fan"}) {
+    EXPECT_EQ(TheCall(WithSwitches(Chat(1000), name)).name(), name);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Templates, RequiredCallsTest,
+    ::testing::Values(TemplateUnderTest{"hermes", "<tool_call>", ""},
+                      TemplateUnderTest{"hermes_token", "<tool_call>", "<tool_call>"},
+                      TemplateUnderTest{"mistral_token", "[TOOL_CALLS] [ARGS]", "[TOOL_CALLS]"},
+                      TemplateUnderTest{"llama3", "<|python_tag|>", ""},
+                      TemplateUnderTest{"kimi", "<|tool_call_argument_begin|>", ""},
+                      TemplateUnderTest{"qwen3_coder", "<function= <parameter=", ""},
+                      TemplateUnderTest{"dsml", "｜DSML｜ invoke name=", ""},
+                      TemplateUnderTest{"glm", "<arg_key>", ""},
+                      TemplateUnderTest{"harmony", "<|channel|> <|message|>", "<|channel|>"}),
+    [](const auto& model) { return model.param.name; });
+
+TEST(RequiredCallsAfterReasoningTest, TheCallFollowsTheReasoningThatThePromptOpens) {
+  const ModelFolder model(std::string(kTools) + "<tool_call></tool_call><think>\n");
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load(model.path()).status, IsOk());
+  modeld::v1::ChatRequest request = WithSwitches(Chat(1000), "fan");
+  request.set_template_args_json(R"({"thinking_budget": 10})");
+
+  const EngineProcess::Answer answer = engine.Chat(request);
+
+  ASSERT_THAT(answer.status, IsOk());
+  EXPECT_NE(answer.all.reasoning_text(), "");
+  EXPECT_EQ(answer.all.text(), "");
+  ASSERT_GT(answer.all.tool_calls_size(), 0);
+  EXPECT_EQ(answer.all.tool_calls(0).name(), "fan");
+  EXPECT_EQ(answer.all.finish_reason(), modeld::v1::FINISH_REASON_TOOL_CALLS);
+}
+
+TEST(RequiredCallsRefusalTest, WhatCannotBeHonouredIsRefused) {
+  const ModelFolder model(kTools);  // shows tools, but not how to call them
+  const ModelFolder hermes(std::string(kTools) + "{# <tool_call> #}");
+  EngineProcess unknown;
+  EngineProcess engine;
+  ASSERT_THAT(unknown.Load(model.path()).status, IsOk());
+  ASSERT_THAT(engine.Load(hermes.path()).status, IsOk());
+  modeld::v1::ChatRequest schema = WithTools(Chat(1), "required");
+  schema.mutable_tools(1)->set_parameters_json(R"({"properties": {"x": {"type": "nothing"}}})");
+  modeld::v1::ChatRequest structure = WithTools(Chat(1), "required");
+  structure.mutable_structure()->set_json(true);
+  modeld::v1::ChatRequest beams = WithTools(Chat(1), "required");
+  beams.mutable_sampling()->set_num_beams(2);
+
+  EXPECT_THAT(unknown.Chat(WithTools(Chat(1), "required")).status,
+              HasReasonOf(Reason::kMethodNotSupported));
+  const EngineProcess::Answer refused = engine.Chat(schema);
+  EXPECT_THAT(refused.status, NamesField("tools[1].parameters_json"));
+  EXPECT_THAT(std::string(refused.status.message()), HasSubstr("/properties/x"));
+  EXPECT_THAT(engine.Chat(structure).status, NamesField("structure"));
+  EXPECT_THAT(engine.Chat(beams).status, NamesField("tool_choice"));
 }
 
 }  // namespace
