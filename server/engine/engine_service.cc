@@ -98,6 +98,7 @@ StatsResponse StatsNow(const ModelSlot& slot) {
   out.set_waiting_requests(stats.waiting);
   out.set_kv_cache_used_ratio(stats.kv_used_ratio);
   out.set_prompt_tokens_total(stats.prompt_tokens);
+  out.set_cached_tokens_total(stats.cached_tokens);
   out.set_generated_tokens_total(stats.generated_tokens);
   for (const auto& [kind, count] : stats.finished) {
     auto* finished = out.add_finished();

@@ -28,6 +28,8 @@ namespace {
 // So many tokens before the answer decide how its first one is written (a leading space).
 constexpr size_t kPromptTailTokens = 8;
 
+constexpr size_t kCacheSaltBytesMax = 256;
+
 absl::Status TooManyWaiting() {
   return Error(Reason::kQueueFull, "too many requests wait for the tokenizer");
 }
@@ -84,7 +86,8 @@ absl::StatusOr<std::vector<int64_t>> PromptOf(const modeld::v1::GenerateRequest&
   }
   RETURN_IF_ERROR(CheckBytes(request.prompt(), model));
   RETURN_IF_ERROR(CheckLimit("prompt", request.prompt().size(), model.limits));
-  return model.tokenizer->Encode(request.prompt(), /*add_special_tokens=*/true);
+  return model.tokenizer->Encode(request.prompt(), /*add_special_tokens=*/true,
+                                 !request.split_special_tokens());
 }
 
 absl::StatusOr<ChatPrompt> ChatPromptOf(const ChatPromptInput& input, const ServingModel& model) {
@@ -126,6 +129,7 @@ struct CallOptions {
   std::string method;
   const modeld::v1::Sampling& sampling;
   const modeld::v1::Structure& structure;
+  const std::string& cache_salt;
   std::optional<std::chrono::steady_clock::time_point> deadline;
   std::optional<std::string> echo_text;
 };
@@ -134,6 +138,11 @@ absl::StatusOr<PreparedGeneration> PrepareGeneration(std::shared_ptr<ServingMode
                                                      std::vector<int64_t> prompt,
                                                      CallOptions call) {
   if (prompt.empty()) return InvalidField("prompt", "has no tokens");
+  if (call.cache_salt.size() > kCacheSaltBytesMax) {
+    return InvalidField("cache_salt",
+                        absl::StrCat("has ", call.cache_salt.size(), " bytes, at most ",
+                                     kCacheSaltBytesMax, " are allowed"));
+  }
   RETURN_IF_ERROR(CheckIds(prompt, model->loaded.model->vocab_size()));
   const GenerationDefaults& defaults = model->loaded.generation_defaults;
   const SamplingRequest asked = FromProto(call.sampling);
@@ -150,6 +159,7 @@ absl::StatusOr<PreparedGeneration> PrepareGeneration(std::shared_ptr<ServingMode
   }
   PreparedGeneration out;
   out.request = {.method = call.method,
+                 .cache_salt = call.cache_salt,
                  .sampling = std::move(sampling),
                  .eos_token_ids = defaults.eos_token_ids,
                  .new_token_text = TokenTextOf(*model, prompt),
@@ -180,6 +190,11 @@ absl::Status TakeApart(const modeld::v1::ChatRequest& request, const ChatAnswer&
   ASSIGN_OR_RETURN(out.parts.reasoning_tokens_max,
                    ReadThinkingBudget(request.template_args_json()));
   if (!out.parts.reasoning_tokens_max) return absl::OkStatus();
+  if (out.sampling.num_beams > 1) {
+    return InvalidField(
+        "template_args_json",
+        "has a thinking_budget, which is not there with sampling.num_beams above 1");
+  }
   ASSIGN_OR_RETURN(out.parts.end_of_reasoning,
                    model.tokenizer->Encode(format.EndOfReasoning(),
                                            /*add_special_tokens=*/false));
@@ -253,10 +268,10 @@ absl::StatusOr<PreparedGeneration> PrepareChat(
                                  .template_args_json = request.template_args_json()},
                                 *model));
   const ServingModel& serving = *model;
-  ASSIGN_OR_RETURN(
-      PreparedGeneration out,
-      PrepareGeneration(std::move(model), std::move(prompt.token_ids),
-                        {"Chat", request.sampling(), request.structure(), deadline, std::nullopt}));
+  ASSIGN_OR_RETURN(PreparedGeneration out,
+                   PrepareGeneration(std::move(model), std::move(prompt.token_ids),
+                                     {"Chat", request.sampling(), request.structure(),
+                                      request.cache_salt(), deadline, std::nullopt}));
   const ChatAnswer answer = MakeChatAnswer(request, choice, prompt.text, serving.answer_formats);
   RETURN_IF_ERROR(TakeApart(request, answer, serving, out.request));
   if (out.request.structure) {
@@ -306,7 +321,7 @@ grpc::ServerWriteReactor<modeld::v1::GenerateResponse>* InferenceService::Genera
                   }
                   return PrepareGeneration(std::move(model), std::move(prompt),
                                            {"Generate", request->sampling(), request->structure(),
-                                            deadline, std::move(echo_text)});
+                                            request->cache_salt(), deadline, std::move(echo_text)});
                 });
 }
 

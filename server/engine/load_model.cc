@@ -31,6 +31,7 @@ absl::StatusOr<ModelLoadOptions> ToLoadOptions(const LoadRequest& request, int t
   RETURN_IF_ERROR(ValidateLoadSpec(out.spec));
   out.budget_bytes = {request.budget_bytes().begin(), request.budget_bytes().end()};
   out.threads = threads;
+  out.prefix_cache = !request.prefix_cache_off();
   return out;
 }
 

@@ -9,9 +9,14 @@ AnswerParts::AnswerParts(const AnswerPartsOptions& options)
   if (parser_) Force();
 }
 
-std::optional<int64_t> AnswerParts::forced_token() const {
+std::optional<int64_t> AnswerParts::TakeForced(const TokenRules& rules) {
   if (forced_.empty()) return std::nullopt;
-  return forced_.front();
+  const int64_t id = forced_.front();
+  const std::span<const uint32_t> mask = rules.mask;
+  if (!mask.empty() && ((mask[id / 32] >> (id % 32)) & 1) == 0) return std::nullopt;
+  forced_.pop_front();
+  is_forcing_ = true;
+  return id;
 }
 
 AnswerPiece AnswerParts::Put(std::string text, int64_t tokens) {
@@ -19,7 +24,8 @@ AnswerPiece AnswerParts::Put(std::string text, int64_t tokens) {
   const bool was_in_reasoning = parser_->in_reasoning();
   AnswerPiece piece = parser_->Put(text);
   if (was_in_reasoning || parser_->in_reasoning()) reasoning_tokens_ += tokens;
-  if (!forced_.empty() && tokens > 0) forced_.pop_front();
+  // The model may end its reasoning itself before it can be ended for it.
+  if (!is_forcing_ && !parser_->in_reasoning()) forced_.clear();
   Force();
   return piece;
 }

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "server/engine/batch/logits_processors.h"
 #include "server/engine/chat/answer_parser.h"
 #include "server/engine/chat/answer_piece.h"
 
@@ -29,8 +30,9 @@ class AnswerParts {
  public:
   explicit AnswerParts(const AnswerPartsOptions& options);
 
-  // The token that comes next whatever the model says, to end a reasoning that is too long.
-  std::optional<int64_t> forced_token() const;
+  // The token that comes next whatever the model says, to end a reasoning that is too long; where
+  // `rules` do not allow it yet, within a character say, the model goes on first.
+  std::optional<int64_t> TakeForced(const TokenRules& rules);
 
   // The parts of the text that `tokens` more tokens made certain; after the last text nothing
   // follows.
@@ -49,6 +51,7 @@ class AnswerParts {
   const std::unique_ptr<AnswerParser> parser_;
   int64_t reasoning_tokens_ = 0;
   std::deque<int64_t> forced_;
+  bool is_forcing_ = false;  // the first of them was taken
   bool was_forced_ = false;
 };
 

@@ -78,6 +78,7 @@ using TokenText = std::function<std::string(std::optional<int64_t> token_id)>;
 struct GenerationRequest {
   std::string method;           // "Generate" or "Chat", for the counters
   std::vector<int64_t> prompt;  // not empty, every id below the model's vocab_size()
+  std::string cache_salt;       // what is left of earlier prompts is shared among equal ones
   Sampling sampling;
   std::vector<int64_t> eos_token_ids;
   std::function<TokenText()> new_token_text;  // for one choice; Scheduler::Submit() calls it

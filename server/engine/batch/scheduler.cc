@@ -216,9 +216,8 @@ void Scheduler::Admit(Batch& batch) {
     }
   }
   for (Sequence* sequence : waiting) {
-    const int64_t tokens = TokensNow(*sequence, batch);
-    if (running >= options_.sequences_max || tokens <= 0) return;
-    sequence->state = model_.NewSequence();
+    if (running >= options_.sequences_max || TokensNow(*sequence, batch) <= 0) return;
+    Begin(*sequence);
     // All of it at once: a prompt that is half read holds memory and gives nothing.
     const int64_t length = std::ssize(sequence->tokens());
     bool reserved = sequence->state->Reserve(length);
@@ -232,8 +231,16 @@ void Scheduler::Admit(Batch& batch) {
       continue;
     }
     ++running;
-    AddSegment(*sequence, tokens, batch);
+    CountCached(*sequence);
+    AddSegment(*sequence, TokensNow(*sequence, batch), batch);
   }
+}
+
+// With a state that holds what is left of its first tokens. Log-probabilities of a prompt need the
+// logits of all of it.
+void Scheduler::Begin(Sequence& sequence) {
+  const auto known = sequence.scores_prompt() ? std::span<const int64_t>() : sequence.tokens();
+  sequence.state = model_.ResumeSequence(known, sequence.generation().request().cache_salt);
 }
 
 // How many tokens of the sequence this step has room for.
@@ -442,6 +449,17 @@ void Scheduler::Count(Sequence& sequence, int64_t new_tokens) {
     stats_.time_to_first_token.Observe(*timing.time_to_first_token_seconds);
   }
   if (timing.inter_token_seconds) stats_.inter_token.Observe(*timing.inter_token_seconds);
+}
+
+// Each token of a prompt counts once: as cached or, when it comes so far, as read.
+void Scheduler::CountCached(Sequence& sequence) {
+  const auto prompt = std::ssize(sequence.generation().request().prompt);
+  const int64_t held = std::min(prompt, sequence.state->length());
+  const int64_t cached = std::max<int64_t>(held - sequence.prompt_tokens_counted, 0);
+  sequence.prompt_tokens_counted += cached;
+  sequence.cached_tokens += cached;
+  MutexLock lock(mutex_);
+  stats_.cached_tokens += cached;
 }
 
 // Choices that have not begun end with the one that leads them, and beams with one another.

@@ -31,8 +31,9 @@ struct SchedulerStats {
   int64_t active = 0;   // with a state in the model
   int64_t waiting = 0;  // without one
   double kv_used_ratio = 0;
-  int64_t steps = 0;  // forwards; stands still when there is nothing to do
-  int64_t prompt_tokens = 0;
+  int64_t steps = 0;          // forwards; stands still when there is nothing to do
+  int64_t prompt_tokens = 0;  // read
+  int64_t cached_tokens = 0;  // of prompts, whose state was there already
   int64_t generated_tokens = 0;
   int64_t preemptions = 0;  // states given back to make room
   // {method, "stop"|"length"|"cancelled"|"tool_calls"|"error"} -> how many.
@@ -46,7 +47,8 @@ struct SchedulerStats {
 // decoding of others. When memory does not last, readers that are too slow lose their state first
 // and then the youngest does; its tokens are read again later. The oldest always goes on, so there
 // is no deadlock. Cancellation and deadlines take effect, and free the state, within one step.
-// The prompt of a request with several choices is read once.
+// The prompt of a request with several choices is read once, and what the model has left of an
+// earlier sequence that begins alike is not read again.
 // Thread-safe. The destructor ends what runs as CANCELLED.
 class Scheduler {
  public:
@@ -88,6 +90,7 @@ class Scheduler {
   Batch Plan();
   void AddRunning(Batch& batch);
   void Admit(Batch& batch);
+  void Begin(Sequence& sequence);
   int64_t TokensNow(const Sequence& sequence, const Batch& batch) const;
   void AddSegment(Sequence& sequence, int64_t tokens, Batch& batch);
   bool ReserveOrPreempt(Sequence& sequence, int64_t length);
@@ -103,6 +106,7 @@ class Scheduler {
   std::optional<GenerationEnd> Advance(Sequence& sequence, std::span<const float> logits,
                                        Sequence::Time now);
   void Count(Sequence& sequence, int64_t new_tokens) ABSL_LOCKS_EXCLUDED(mutex_);
+  void CountCached(Sequence& sequence) ABSL_LOCKS_EXCLUDED(mutex_);
   void Retire(Sequence& sequence, const GenerationEnd& end);
   void Settle(const std::shared_ptr<Generation>& generation, std::vector<OutputPiece> last_pieces)
       ABSL_LOCKS_EXCLUDED(mutex_);

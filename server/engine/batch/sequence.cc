@@ -80,7 +80,7 @@ std::optional<GenerationEnd> Sequence::Advance(std::span<const float> logits, Ti
   if (grammar_) rules = grammar_->Next();
   if (!rules.ok()) return Stop(rules.status(), FinishReason::kStop, now);
   if (!*rules) return Stop(absl::OkStatus(), FinishReason::kStop, now);
-  const std::optional<int64_t> forced = parts_.forced_token();
+  const std::optional<int64_t> forced = parts_.TakeForced(**rules);
   absl::StatusOr<SampledToken> sampled =
       forced ? sampler_.Take(*forced, logits) : sampler_.Next(tokens_, logits, **rules);
   if (!sampled.ok()) return Stop(sampled.status(), FinishReason::kStop, now);
@@ -159,6 +159,7 @@ GenerationEnd Sequence::End(FinishReason reason, Time now) const {
   }
   end.usage.prompt_tokens = std::ssize(generation_->request().prompt);
   end.usage.generated_tokens = generated_;
+  end.usage.cached_tokens = cached_tokens;
   end.usage.reasoning_tokens = parts_.reasoning_tokens();
   end.usage.queue_seconds = Seconds(started_.value_or(now) - submitted_);
   if (first_token_) end.usage.time_to_first_token_seconds = Seconds(*first_token_ - submitted_);

@@ -78,7 +78,9 @@ class Sequence {
   std::vector<std::unique_ptr<Sequence>> followers;
   std::shared_ptr<BeamGroup> beams;  // that it is one of, with beam search
   bool paused = false;  // its reader is slow: left out of steps; looked at once in each
-  int64_t prompt_tokens_counted = 0;  // of the prompt, in the counters already
+  // Tokens of the prompt that are in the counters already, and which of them were not read.
+  int64_t prompt_tokens_counted = 0;
+  int64_t cached_tokens = 0;
 
  private:
   GenerationEnd End(FinishReason reason, Time now) const;

@@ -34,7 +34,15 @@ Decoder::Decoder(ModelParts parts, const TensorSource& source)
 }
 
 std::unique_ptr<SequenceState> Decoder::NewSequence() {
-  return std::make_unique<PagedState>(parts_.kv, parts_.states);
+  return std::make_unique<PagedState>(SequenceMemory{parts_.kv, parts_.states, long_context_});
+}
+
+std::unique_ptr<SequenceState> Decoder::ResumeSequence(std::span<const int64_t> token_ids,
+                                                       const std::string& salt) {
+  auto state =
+      std::make_unique<PagedState>(SequenceMemory{parts_.kv, parts_.states, long_context_});
+  if (parts_.prefix_cache) state->Resume(token_ids, salt);
+  return state;
 }
 
 int64_t Decoder::kv_tokens_total() const { return parts_.kv->options().blocks * kKvBlockTokens; }
@@ -53,36 +61,61 @@ void Decoder::Check(const std::vector<Segment>& segments) const {
   }
 }
 
-std::vector<std::vector<Decoder::Piece>> Decoder::PassesOf(
-    const std::vector<Segment>& segments) const {
-  std::vector<std::vector<Piece>> passes(1);
+Decoder::Piece Decoder::TakeFront(Piece& piece, int64_t count) {
+  Piece front = piece;
+  front.token_ids = piece.token_ids.first(count);
+  front.first_logit_row = std::min(piece.first_logit_row, count);
+  front.keeps_snapshot = false;
+  piece.token_ids = piece.token_ids.subspan(count);
+  piece.first_logit_row -= front.first_logit_row;
+  piece.out_row += count - front.first_logit_row;
+  return front;
+}
+
+void Decoder::Add(Piece piece, Passes& passes) {
+  if (passes.empty()) passes.emplace_back();
   int64_t room = kPassTokens;
+  for (const Piece& other : passes.back()) room -= std::ssize(other.token_ids);
+  while (std::ssize(piece.token_ids) > room) {
+    if (room > 0) passes.back().push_back(TakeFront(piece, room));
+    passes.emplace_back();
+    room = kPassTokens;
+  }
+  passes.back().push_back(piece);
+}
+
+// What follows a snapshot goes through the layers behind all that does not.
+Decoder::Passes Decoder::PassesOf(const std::vector<Segment>& segments) const {
+  Passes passes;
+  Passes behind_snapshots;
+  int64_t rows = 0;
   for (const Segment& segment : segments) {
     auto* state = static_cast<PagedState*>(segment.state);
+    const auto count = std::ssize(segment.token_ids);
     const int64_t past = state->length();
-    const int64_t length = past + std::ssize(segment.token_ids);
-    std::span<const int64_t> ids = segment.token_ids;
-    if (long_context_ > 0) {
-      const std::span<const int64_t> all = state->Remember(segment.token_ids);
-      const bool outgrows = past > 0 && past <= long_context_ && length > long_context_;
-      if (outgrows) state->Rewind();
-      ids = outgrows ? all : all.subspan(past);
+    const int64_t length = past + count;
+    const int64_t snapshot_at = state->SnapshotAt(count, segment.wants_logits);
+    const std::span<const int64_t> all = state->Remember(segment.token_ids);
+    const bool outgrows =
+        long_context_ > 0 && past > 0 && past <= long_context_ && length > long_context_;
+    if (outgrows) state->Rewind();
+    const std::span<const int64_t> ids = all.subspan(state->length());
+    const int64_t wanted =
+        segment.wants_all_logits ? count : static_cast<int64_t>(segment.wants_logits);
+    Piece piece = {.state = state,
+                   .token_ids = ids,
+                   .first_logit_row = std::ssize(ids) - wanted,
+                   .out_row = rows,
+                   .length = length};
+    rows += wanted;
+    if (snapshot_at > 0) {
+      Piece front = TakeFront(piece, snapshot_at - state->length());
+      front.keeps_snapshot = true;
+      Add(front, passes);
     }
-    const int64_t count = std::ssize(ids);
-    const int64_t wanted = segment.wants_all_logits ? std::ssize(segment.token_ids)
-                                                    : static_cast<int64_t>(segment.wants_logits);
-    for (int64_t begin = 0; begin < count;) {
-      if (room == 0) {
-        passes.emplace_back();
-        room = kPassTokens;
-      }
-      const int64_t here = std::min(room, count - begin);
-      passes.back().push_back({state, ids.subspan(begin, here),
-                               std::clamp<int64_t>(count - wanted - begin, 0, here), length});
-      begin += here;
-      room -= here;
-    }
+    if (!piece.token_ids.empty()) Add(piece, snapshot_at > 0 ? behind_snapshots : passes);
   }
+  passes.insert(passes.end(), behind_snapshots.begin(), behind_snapshots.end());
   return passes;
 }
 
@@ -162,13 +195,16 @@ at::Tensor Decoder::RunPass(const std::vector<Piece>& pieces) {
                .layer_inputs = LayerInputs(ids, hidden)};
   hidden = layers_.Forward(std::move(hidden), std::move(pass));
   for (const Piece& piece : pieces) {
-    piece.state->Advance(static_cast<int64_t>(piece.token_ids.size()));
+    const auto count = std::ssize(piece.token_ids);
+    piece.state->Advance(count, piece.length);
+    if (piece.keeps_snapshot) piece.state->KeepSnapshot(/*replaces=*/count == 1);
   }
   if (logit_rows.size() == ids.size()) return hidden;
   return hidden.index_select(0, at::tensor(logit_rows, at::kLong).to(hidden.device()));
 }
 
-void Decoder::WriteLogits(const at::Tensor& hidden, at::Tensor out) const {
+void Decoder::WriteLogits(const at::Tensor& hidden, std::span<const int64_t> rows,
+                          at::Tensor& out) const {
   const ArchitectureConfig& config = parts_.config;
   const ModelDevices& devices = *parts_.devices;
   for (int64_t row = 0; row < hidden.size(0); row += kHeadRows) {
@@ -182,7 +218,7 @@ void Decoder::WriteLogits(const at::Tensor& hidden, at::Tensor out) const {
     if (config.logit_softcap > 0) {
       logits = at::tanh(logits / config.logit_softcap) * config.logit_softcap;
     }
-    out.narrow(0, row, count).copy_(logits);
+    for (int64_t i = 0; i < count; ++i) out.select(0, rows[row + i]).copy_(logits.select(0, i));
   }
 }
 
@@ -197,11 +233,13 @@ at::Tensor Decoder::Forward(const std::vector<Segment>& segments) {
   if (segments.empty()) return logits;
   Check(segments);
   const c10::InferenceMode inference;
-  int64_t written = 0;
   for (const std::vector<Piece>& pieces : PassesOf(segments)) {
-    const at::Tensor hidden = RunPass(pieces);
-    WriteLogits(hidden, logits.narrow(0, written, hidden.size(0)));
-    written += hidden.size(0);
+    std::vector<int64_t> out_rows;
+    for (const Piece& piece : pieces) {
+      const int64_t wanted = std::ssize(piece.token_ids) - piece.first_logit_row;
+      for (int64_t i = 0; i < wanted; ++i) out_rows.push_back(piece.out_row + i);
+    }
+    WriteLogits(RunPass(pieces), out_rows, logits);
   }
   return logits;
 }

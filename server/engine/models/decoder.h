@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "server/engine/models/blocks.h"
@@ -30,6 +31,7 @@ struct ModelParts {
   std::shared_ptr<StatePool> states;  // null for a model of attention only
   std::unique_ptr<ThreadPool> threads;
   std::shared_ptr<const ModelDevices> devices;
+  bool prefix_cache = true;  // what sequences computed is left for others that begin alike
 };
 
 class Decoder final : public CausalLm {
@@ -40,6 +42,8 @@ class Decoder final : public CausalLm {
   // Throws c10::Error, before any state has changed, for a token id outside the vocabulary.
   at::Tensor Forward(const std::vector<Segment>& segments) override;
   std::unique_ptr<SequenceState> NewSequence() override;
+  std::unique_ptr<SequenceState> ResumeSequence(std::span<const int64_t> token_ids,
+                                                const std::string& salt) override;
   int64_t vocab_size() const override { return parts_.config.vocab_size; }
   int64_t max_context() const override { return parts_.max_context; }
   int64_t kv_tokens_total() const override;
@@ -50,12 +54,19 @@ class Decoder final : public CausalLm {
   struct Piece {
     PagedState* state;
     std::span<const int64_t> token_ids;
-    int64_t first_logit_row;  // token_ids.size(): none
-    int64_t length;           // of the sequence when the whole segment is done
+    int64_t first_logit_row;      // token_ids.size(): none
+    int64_t out_row;              // of the step's logits, where its first ones go
+    int64_t length;               // of the sequence when the whole segment is done
+    bool keeps_snapshot = false;  // behind its last token
   };
+  using Passes = std::vector<std::vector<Piece>>;
   void Check(const std::vector<Segment>& segments) const;
   // The first tokens of a sequence are computed again when it outgrows long_context_.
-  std::vector<std::vector<Piece>> PassesOf(const std::vector<Segment>& segments) const;
+  Passes PassesOf(const std::vector<Segment>& segments) const;
+  // The first `count` tokens of a piece, which keeps the others.
+  static Piece TakeFront(Piece& piece, int64_t count);
+  // Adds a piece, cut where passes are full.
+  static void Add(Piece piece, Passes& passes);
   // The last layer's output of the rows whose logits are wanted, on the device of the last norm;
   // advances the states.
   at::Tensor RunPass(const std::vector<Piece>& pieces);
@@ -64,7 +75,8 @@ class Decoder final : public CausalLm {
   at::Tensor LayerInputs(const std::vector<int64_t>& ids, const at::Tensor& hidden) const;
   // 1 + beta * log(1 + floor(position / context)), undefined where the model has no such factor.
   at::Tensor QueryScale(const std::vector<int64_t>& positions) const;
-  void WriteLogits(const at::Tensor& hidden, at::Tensor out) const;
+  // Those of each row of `hidden` go to its row of `out`.
+  void WriteLogits(const at::Tensor& hidden, std::span<const int64_t> rows, at::Tensor& out) const;
 
   const ModelParts parts_;
   // Frequencies of positions change, for all tokens of a sequence, when it gets longer than this;

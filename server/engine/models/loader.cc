@@ -168,7 +168,8 @@ TensorSource ReadTensors(const WeightSet& weights, const ArchitectureConfig& con
 
 // May throw as ReadTensors().
 std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const TensorSource& source,
-                                const Placement& place, const MemoryPlan& plan, int threads) {
+                                const Placement& place, const MemoryPlan& plan,
+                                const ModelLoadOptions& options) {
   ModelParts parts = {
       .config = config,
       .max_context = plan.max_context,
@@ -178,8 +179,9 @@ std::unique_ptr<CausalLm> Build(const ArchitectureConfig& config, const TensorSo
                                                      .device = at::kCPU,
                                                      .layer_devices = place.devices->layers()}),
       .states = {},
-      .threads = std::make_unique<ThreadPool>(threads),
-      .devices = place.devices};
+      .threads = std::make_unique<ThreadPool>(options.threads),
+      .devices = place.devices,
+      .prefix_cache = options.prefix_cache};
   if (plan.state_slots > 0) {
     parts.states = std::make_shared<StatePool>(config, plan.state_slots, place.devices->layers());
   }
@@ -215,7 +217,7 @@ absl::StatusOr<LoadedModel> LoadOn(const Placement& place, const Description& de
     const int64_t max_tokens = description.sentence.max_tokens;
     if (max_tokens > 0) loaded.max_context = std::min(loaded.max_context, max_tokens);
   } else {
-    loaded.model = Build(config, source, place, plan, options.threads);
+    loaded.model = Build(config, source, place, plan, options);
   }
   loaded.generation_defaults = description.generation_defaults;
   for (const DevicePlan& device : plan.devices) {

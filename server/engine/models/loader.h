@@ -25,8 +25,9 @@ struct ModelLoadOptions {
   // CPU): weights, KV cache and workspace together. INSUFFICIENT_DEVICE_MEMORY when the weights and
   // one sequence of 256 tokens do not fit.
   std::map<std::string, int64_t> budget_bytes;
-  int threads = 2;      // for kernels
-  OnMove on_move = {};  // may be empty
+  int threads = 2;           // for kernels
+  bool prefix_cache = true;  // keep what was computed for sequences that begin alike
+  OnMove on_move = {};       // may be empty
 };
 
 // Called while weights are read, from the loading thread.

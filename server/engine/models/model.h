@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 namespace modeld {
@@ -43,10 +45,19 @@ class CausalLm {
   virtual at::Tensor Forward(const std::vector<Segment>& segments) = 0;
 
   virtual std::unique_ptr<SequenceState> NewSequence() = 0;
+  // A sequence that holds what is left, of earlier sequences with the same `salt`, of the longest
+  // beginning of `token_ids`; of all but the last one at most, whose logits are wanted. What it
+  // computes is left in turn for as long as the memory is not needed. A model that leaves nothing
+  // makes a new one.
+  virtual std::unique_ptr<SequenceState> ResumeSequence(std::span<const int64_t> /*token_ids*/,
+                                                        const std::string& /*salt*/) {
+    return NewSequence();
+  }
 
   virtual int64_t vocab_size() const = 0;
   virtual int64_t max_context() const = 0;  // as loaded
-  // KV memory: blocks in the pool and free, 0 and 0 for a model without one.
+  // KV memory: blocks in the pool and those that no sequence holds, 0 and 0 for a model without
+  // one.
   virtual int64_t kv_tokens_total() const = 0;
   virtual int64_t kv_tokens_free() const = 0;
 };

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 namespace modeld {
 
 StatePool::StatePool(const ArchitectureConfig& config, int64_t slots,
@@ -18,6 +20,11 @@ StatePool::StatePool(const ArchitectureConfig& config, int64_t slots,
 }
 
 int64_t StatePool::Take() {
+  if (free_.empty() && !kept_.empty()) {
+    const int64_t slot = kept_.front().slot;
+    kept_.erase(kept_.begin());
+    return slot;
+  }
   if (free_.empty()) return -1;
   const int64_t slot = free_.back();
   free_.pop_back();
@@ -30,6 +37,28 @@ void StatePool::Copy(int64_t from, int64_t to) {
       if (layer.defined()) layer.select(0, to).copy_(layer.select(0, from));
     }
   }
+}
+
+void StatePool::Keep(int64_t id, int64_t slot) {
+  if (FindKept(id) >= 0) return;
+  const int64_t snapshot = Take();
+  if (snapshot < 0) return;
+  Copy(slot, snapshot);
+  kept_.push_back({.id = id, .slot = snapshot});
+}
+
+int64_t StatePool::FindKept(int64_t id) {
+  const auto found = std::ranges::find(kept_, id, &Snapshot::id);
+  if (found == kept_.end()) return -1;
+  std::rotate(found, found + 1, kept_.end());
+  return kept_.back().slot;
+}
+
+void StatePool::ForgetKept(int64_t id) {
+  const auto found = std::ranges::find(kept_, id, &Snapshot::id);
+  if (found == kept_.end()) return;
+  free_.push_back(found->slot);
+  kept_.erase(found);
 }
 
 }  // namespace modeld

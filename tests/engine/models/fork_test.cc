@@ -2,7 +2,6 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,37 +11,12 @@
 namespace modeld {
 namespace {
 
-std::vector<int64_t> Ids(int64_t length, int64_t first) {
-  std::vector<int64_t> ids(length);
-  for (int64_t i = 0; i < length; ++i) ids[i] = (first + 7 * i) % 120;
-  return ids;
-}
-
-// Logits of the last of `ids`, which follow what `state` holds.
-at::Tensor Feed(CausalLm& model, SequenceState& state, const std::vector<int64_t>& ids) {
-  EXPECT_TRUE(state.Reserve(state.length() + std::ssize(ids)));
-  return model.Forward({{.state = &state, .token_ids = ids}});
-}
-
-// Of the last token, with a state of its own.
-at::Tensor Alone(CausalLm& model, std::vector<int64_t> ids, const std::vector<int64_t>& more) {
-  const std::unique_ptr<SequenceState> state = model.NewSequence();
-  Feed(model, *state, ids);
-  at::Tensor logits;
-  for (const int64_t id : more) logits = Feed(model, *state, {id});
-  return logits;
-}
-
 // Each family, since they differ in what a state holds. Lengths within a block and at its end;
 // tiny-phi3-longrope computes a sequence again when it gets longer than 24 tokens.
 class ForkTest : public testing::TestWithParam<std::string> {};
 
 INSTANTIATE_TEST_SUITE_P(Repositories, ForkTest, testing::ValuesIn(GoldenNames()),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         [](const auto& test) { return TestNameOf(test.param); });
 
 TEST_P(ForkTest, EachGoesOnAsIfItWereAlone) {
   const LoadedModel loaded = LoadTiny(GetParam(), "float32");

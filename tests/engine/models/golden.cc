@@ -28,6 +28,11 @@ std::vector<std::string> GoldenNames() {
   return names;
 }
 
+std::string TestNameOf(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
 std::vector<int64_t> Golden::Fed(size_t index) const {
   std::vector<int64_t> ids = prompts[index];
   ids.insert(ids.end(), greedy[index].begin(), greedy[index].end() - 1);
@@ -81,6 +86,25 @@ at::Tensor AllLogits(CausalLm& model, const std::vector<int64_t>& token_ids, int
     at = end;
   }
   return at::cat(rows);
+}
+
+std::vector<int64_t> Ids(int64_t length, int64_t first) {
+  std::vector<int64_t> ids(length);
+  for (int64_t i = 0; i < length; ++i) ids[i] = (first + 7 * i) % 120;
+  return ids;
+}
+
+at::Tensor Feed(CausalLm& model, SequenceState& state, const std::vector<int64_t>& ids) {
+  EXPECT_TRUE(state.Reserve(state.length() + std::ssize(ids)));
+  return model.Forward({{.state = &state, .token_ids = ids}});
+}
+
+at::Tensor Alone(CausalLm& model, const std::vector<int64_t>& ids,
+                 const std::vector<int64_t>& more) {
+  const std::unique_ptr<SequenceState> state = model.NewSequence();
+  at::Tensor logits = Feed(model, *state, ids);
+  for (const int64_t id : more) logits = Feed(model, *state, {id});
+  return logits;
 }
 
 double RelativeDistance(const at::Tensor& a, const at::Tensor& b) {

@@ -17,6 +17,9 @@ std::string TinyRepository(const std::string& name);
 // All repositories that have goldens, sorted.
 std::vector<std::string> GoldenNames();
 
+// `name` as a part of a test's name.
+std::string TestNameOf(std::string name);
+
 struct Golden {
   std::vector<std::vector<int64_t>> prompts;
   std::vector<std::vector<int64_t>> greedy;  // float32, after each prompt
@@ -40,6 +43,16 @@ LoadedModel LoadTiny(const std::string& name, const std::string& dtype);
 
 // Runs `token_ids` through a new sequence, `chunk` tokens a step; logits of every token.
 at::Tensor AllLogits(CausalLm& model, const std::vector<int64_t>& token_ids, int64_t chunk);
+
+// Token ids that every one of the repositories has.
+std::vector<int64_t> Ids(int64_t length, int64_t first);
+
+// Logits of the last of `ids`, which follow what `state` holds.
+at::Tensor Feed(CausalLm& model, SequenceState& state, const std::vector<int64_t>& ids);
+
+// Of the last token, with a state of its own that reads `ids` at once and `more` one by one.
+at::Tensor Alone(CausalLm& model, const std::vector<int64_t>& ids,
+                 const std::vector<int64_t>& more);
 
 // Largest |a - b| as a share of the largest |b|.
 double RelativeDistance(const at::Tensor& a, const at::Tensor& b);

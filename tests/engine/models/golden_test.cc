@@ -17,11 +17,7 @@ namespace {
 class GoldenTest : public testing::TestWithParam<std::string> {};
 
 INSTANTIATE_TEST_SUITE_P(Repositories, GoldenTest, testing::ValuesIn(GoldenNames()),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         [](const auto& test) { return TestNameOf(test.param); });
 
 TEST_P(GoldenTest, LogitsOfWholePromptsAreTheReferences) {
   const Golden golden = LoadGolden(GetParam());

@@ -45,8 +45,8 @@ TEST(StatePoolTest, ReserveWithoutASlotTakesNoBlocks) {
   const auto states = std::make_shared<StatePool>(config, 1, at::kCPU);
   const auto kv = std::make_shared<KvPool>(KvPool::Options{
       .layers = KvShapes(config), .blocks = 4, .dtype = at::kFloat, .device = at::kCPU});
-  auto first = std::make_unique<PagedState>(kv, states);
-  PagedState second(kv, states);
+  auto first = std::make_unique<PagedState>(SequenceMemory{kv, states});
+  PagedState second({kv, states});
   ASSERT_TRUE(first->Reserve(17));
 
   EXPECT_FALSE(second.Reserve(1));
@@ -62,7 +62,7 @@ TEST(StatePoolTest, ReserveWithoutBlocksTakesNoSlot) {
   const auto states = std::make_shared<StatePool>(config, 1, at::kCPU);
   const auto kv = std::make_shared<KvPool>(KvPool::Options{
       .layers = KvShapes(config), .blocks = 1, .dtype = at::kFloat, .device = at::kCPU});
-  PagedState state(kv, states);
+  PagedState state({kv, states});
 
   EXPECT_FALSE(state.Reserve(17));
 

@@ -106,6 +106,17 @@ TEST(ChatAnswerTest, ReasoningIsApartAndEndsWithItsBudget) {
   EXPECT_EQ(forced, end);
 }
 
+TEST(ChatAnswerTest, ABudgetOfThinkingWithBeamsIsRefused) {
+  const ModelFolder model("{% for m in messages %}{{ m.content }}{% endfor %}<think>");
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load(model.path()).status, IsOk());
+  modeld::v1::ChatRequest request = Chat(1);
+  request.mutable_sampling()->set_num_beams(2);
+  request.set_template_args_json(R"({"thinking_budget": 1})");
+
+  EXPECT_THAT(engine.Chat(request).status, NamesField("template_args_json"));
+}
+
 TEST(ChatAnswerTest, ToolsThatTheModelCannotSeeAreRefused) {
   const ModelFolder model("{% for m in messages %}{{ m.content }}{% endfor %}");
   EngineProcess engine;
@@ -113,6 +124,20 @@ TEST(ChatAnswerTest, ToolsThatTheModelCannotSeeAreRefused) {
 
   EXPECT_THAT(engine.Chat(WithTools(Chat(1), "")).status, NamesField("tools"));
   EXPECT_THAT(engine.Chat(WithTools(Chat(1), "none")).status, IsOk());
+}
+
+TEST(ChatAnswerTest, MoreToolsThanTheLimitAreRefusedWithBothFigures) {
+  const ModelFolder model(kTools);
+  EngineProcess engine;
+  modeld::engine::v1::RequestLimits limits;
+  limits.set_tools_max(1);
+  ASSERT_THAT(engine.Load(model.path(), limits).status, IsOk());
+
+  const EngineProcess::Answer answer = engine.Chat(WithTools(Chat(1), "auto"));
+
+  EXPECT_THAT(answer.status, NamesField("tools"));
+  EXPECT_THAT(std::string(answer.status.message()),
+              HasSubstr("has 2 entries, at most 1 are allowed (limits.tools_max)"));
 }
 
 TEST(ChatAnswerTest, ToolChoiceSaysWhichToolsTheModelSees) {
@@ -173,6 +198,7 @@ modeld::v1::ChatRequest WithSwitches(modeld::v1::ChatRequest request, const std:
   request.set_tool_choice(choice);
   request.set_parallel_tool_calls(false);
   request.mutable_sampling()->set_temperature(1.5);
+  request.mutable_sampling()->set_seed(17);
   return request;
 }
 
@@ -247,14 +273,18 @@ TEST(RequiredCallsAfterReasoningTest, TheCallFollowsTheReasoningThatThePromptOpe
   modeld::v1::ChatRequest request = WithSwitches(Chat(1000), "fan");
   request.set_template_args_json(R"({"thinking_budget": 10})");
 
-  const EngineProcess::Answer answer = engine.Chat(request);
+  // Among the seeds are some whose tenth token ends within a character.
+  for (int seed = 1; seed <= 20; ++seed) {
+    request.mutable_sampling()->set_seed(seed);
+    const EngineProcess::Answer answer = engine.Chat(request);
 
-  ASSERT_THAT(answer.status, IsOk());
-  EXPECT_NE(answer.all.reasoning_text(), "");
-  EXPECT_EQ(answer.all.text(), "");
-  ASSERT_GT(answer.all.tool_calls_size(), 0);
-  EXPECT_EQ(answer.all.tool_calls(0).name(), "fan");
-  EXPECT_EQ(answer.all.finish_reason(), modeld::v1::FINISH_REASON_TOOL_CALLS);
+    ASSERT_THAT(answer.status, IsOk()) << seed;
+    EXPECT_NE(answer.all.reasoning_text(), "");
+    EXPECT_EQ(answer.all.text(), "");
+    ASSERT_GT(answer.all.tool_calls_size(), 0);
+    EXPECT_EQ(answer.all.tool_calls(0).name(), "fan");
+    EXPECT_EQ(answer.all.finish_reason(), modeld::v1::FINISH_REASON_TOOL_CALLS);
+  }
 }
 
 TEST(RequiredCallsRefusalTest, WhatCannotBeHonouredIsRefused) {

@@ -125,7 +125,8 @@ int EngineProcess::Wait() {
 }
 
 EngineProcess::LoadResult EngineProcess::Load(const std::string& name,
-                                              const modeld::engine::v1::RequestLimits& limits) {
+                                              const modeld::engine::v1::RequestLimits& limits,
+                                              bool prefix_cache) {
   modeld::engine::v1::LoadRequest request;
   request.set_model_name(name);
   request.set_snapshot_path((std::filesystem::path(MODELD_TEST_MODELS) / name).string());
@@ -134,6 +135,7 @@ EngineProcess::LoadResult EngineProcess::Load(const std::string& name,
   (*request.mutable_budget_bytes())["cpu"] = int64_t{1} << 30;
   request.set_threads(1);
   *request.mutable_limits() = limits;
+  request.set_prefix_cache_off(!prefix_cache);
   grpc::ClientContext context;
   const auto reader = engine_->Load(&context, request);
   LoadResult result;

@@ -50,7 +50,8 @@ class EngineProcess {
     std::vector<modeld::engine::v1::LoadResponse> messages;
     absl::Status status;
   };
-  LoadResult Load(const std::string& name, const modeld::engine::v1::RequestLimits& limits = {});
+  LoadResult Load(const std::string& name, const modeld::engine::v1::RequestLimits& limits = {},
+                  bool prefix_cache = true);
 
   // Reads a whole stream into one message.
   struct Answer {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
+#include "server/engine/text/tokenizer.h"
 #include "server/wire/status_wire.h"
 #include "tests/engine/serve/engine_process.h"
 #include "tests/support/status_matchers.h"
@@ -401,6 +402,104 @@ TEST_F(InferenceServiceTest, ADeadlineEndsTheCall) {
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
 }
 
+// 45 tokens, of which two blocks of 16 can be used again.
+modeld::v1::GenerateRequest LongPrompt() {
+  modeld::v1::GenerateRequest request;
+  for (int id = 0; id < 45; ++id) request.add_token_ids(70 + id % 7);
+  request.mutable_sampling()->set_max_tokens(8);
+  request.mutable_sampling()->set_ignore_eos(true);
+  return request;
+}
+
+TEST(PrefixCacheTest, APromptThatBeginsLikeAnEarlierOneIsReadFromThereOn) {
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load("tiny-llama").status, IsOk());
+  const EngineProcess::Answer first = engine.Generate(LongPrompt());
+  const EngineProcess::Answer again = engine.Generate(LongPrompt());
+  modeld::v1::GenerateRequest other_end = LongPrompt();
+  other_end.set_token_ids(20, 90);
+  modeld::v1::GenerateRequest scored = LongPrompt();
+  scored.mutable_sampling()->set_prompt_logprobs(0);
+  modeld::v1::GenerateRequest several = LongPrompt();
+  several.mutable_sampling()->set_n(3);
+  modeld::v1::GenerateRequest beams = LongPrompt();
+  beams.mutable_sampling()->set_num_beams(3);
+
+  ASSERT_THAT(first.status, IsOk());
+  EXPECT_EQ(first.all.usage().cached_tokens(), 0);
+  EXPECT_EQ(again.all.usage().cached_tokens(), 32);
+  EXPECT_THAT(again.all.token_ids(), ElementsAreArray(first.all.token_ids()));
+  EXPECT_EQ(engine.Generate(other_end).all.usage().cached_tokens(), 16);
+  EXPECT_EQ(engine.Generate(scored).all.usage().cached_tokens(), 0);
+  EXPECT_EQ(engine.Generate(several).all.usage().cached_tokens(), 32);
+  EXPECT_EQ(engine.Generate(beams).all.usage().cached_tokens(), 32);
+  const modeld::engine::v1::StatsResponse stats = engine.StatsNow();
+  EXPECT_EQ(stats.cached_tokens_total(), 32 + 16 + 32 + 32);
+  // Each token of a prompt counts as read or as cached.
+  EXPECT_EQ(stats.prompt_tokens_total() + stats.cached_tokens_total(), 6 * 45);
+  EXPECT_EQ(stats.kv_cache_used_ratio(), 0);
+}
+
+TEST(PrefixCacheTest, AnAnswerIsKeptForTheNextTurn) {
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load("tiny-llama").status, IsOk());
+  modeld::v1::GenerateRequest request = LongPrompt();
+  request.mutable_sampling()->set_max_tokens(30);
+  const EngineProcess::Answer answer = engine.Generate(request);
+  request.mutable_token_ids()->MergeFrom(answer.all.token_ids());
+
+  EXPECT_EQ(engine.Generate(request).all.usage().cached_tokens(), 64);
+}
+
+TEST(PrefixCacheTest, ASaltKeepsRequestsApart) {
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load("tiny-llama").status, IsOk());
+  const auto cached = [&](const std::string& salt) {
+    modeld::v1::GenerateRequest request = LongPrompt();
+    request.set_cache_salt(salt);
+    const EngineProcess::Answer answer = engine.Generate(request);
+    EXPECT_THAT(answer.status, IsOk());
+    return answer.all.usage().cached_tokens();
+  };
+
+  EXPECT_EQ(cached("a"), 0);
+  EXPECT_EQ(cached("b"), 0);
+  EXPECT_EQ(cached(""), 0);
+  EXPECT_EQ(cached("a"), 32);
+  EXPECT_EQ(cached(std::string(256, 'a')), 0);
+  modeld::v1::GenerateRequest request = LongPrompt();
+  request.set_cache_salt(std::string(257, 'a'));
+  EXPECT_THAT(engine.Generate(request).status, NamesField("cache_salt"));
+}
+
+TEST(PrefixCacheTest, NothingIsKeptWhenItIsOff) {
+  EngineProcess engine;
+  ASSERT_THAT(engine.Load("tiny-llama", {}, /*prefix_cache=*/false).status, IsOk());
+
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(engine.Generate(LongPrompt()).all.usage().cached_tokens(), 0);
+  }
+}
+
+TEST_F(InferenceServiceTest, APromptThatSpellsASpecialTokenIsTextWhenAskedFor) {
+  modeld::v1::GenerateRequest request;
+  request.set_prompt("a<|endoftext|>b");
+  request.set_echo(true);
+  request.mutable_sampling()->set_max_tokens(1);
+  const auto tokenizer = Tokenizer::Load(std::string(MODELD_TEST_MODELS) + "/tiny-llama");
+  ASSERT_THAT(tokenizer, IsOk());
+  const std::optional<int64_t> special = (*tokenizer)->TokenId("<|endoftext|>");
+  ASSERT_TRUE(special);
+
+  const EngineProcess::Answer parsed = engine_->Generate(request);
+  request.set_split_special_tokens(true);
+  const EngineProcess::Answer split = engine_->Generate(request);
+
+  ASSERT_THAT(split.status, IsOk());
+  EXPECT_THAT(parsed.all.prompt_token_ids(), Contains(*special));
+  EXPECT_THAT(split.all.prompt_token_ids(), Not(Contains(*special)));
+}
+
 TEST(InferenceLimitsTest, WhatIsAboveALimitIsRefusedWithBothFiguresAndTheLimitsName) {
   EngineProcess engine;
   modeld::engine::v1::RequestLimits limits;
@@ -432,7 +531,7 @@ TEST(InferenceLimitsTest, WhatIsAboveALimitIsRefusedWithBothFiguresAndTheLimitsN
               HasSubstr("has 2 entries, at most 1 are allowed (limits.stop_max)"));
 }
 
-TEST(InferenceLimitsTest, AStructureOrToolsAboveALimitAreRefusedWithBothFiguresAndTheLimitsName) {
+TEST(InferenceLimitsTest, AStructureAboveALimitIsRefusedWithBothFiguresAndTheLimitsName) {
   EngineProcess engine;
   modeld::engine::v1::RequestLimits limits;
   limits.set_schema_bytes_max(10);
@@ -440,7 +539,6 @@ TEST(InferenceLimitsTest, AStructureOrToolsAboveALimitAreRefusedWithBothFiguresA
   limits.set_grammar_bytes_max(12);
   limits.set_structure_choices_max(1);
   limits.set_stop_bytes_max(5);
-  limits.set_tools_max(1);
   ASSERT_THAT(engine.Load("tiny-llama", limits).status, IsOk());
   const auto refused = [&](const std::function<void(modeld::v1::Structure&)>& set) {
     modeld::v1::GenerateRequest request;
@@ -462,11 +560,6 @@ TEST(InferenceLimitsTest, AStructureOrToolsAboveALimitAreRefusedWithBothFiguresA
               HasSubstr("has 2 entries, at most 1 are allowed (limits.structure_choices_max)"));
   EXPECT_THAT(refused([](auto& s) { s.add_choice("abcdef"); }),
               HasSubstr("a text has 6 bytes, not 1 to 5 (limits.stop_bytes_max)"));
-  modeld::v1::ChatRequest chat;
-  chat.add_messages()->set_content("a");
-  for (const char* name : {"f", "g"}) chat.add_tools()->set_name(name);
-  EXPECT_THAT(std::string(engine.Chat(chat).status.message()),
-              HasSubstr("has 2 entries, at most 1 are allowed (limits.tools_max)"));
 }
 
 TEST(InferenceBeforeLoadTest, EveryMethodSaysThatNoModelIsReady) {
