@@ -70,7 +70,9 @@ def test_a_second_turn_does_not_read_the_first_one_again(loaded):
     turns += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
 
     said, second = joined(loaded.client.stream("modeld.v1.Inference/Chat", request))
-    said_apart, apart = joined(loaded.client.stream("modeld.v1.Inference/Chat", {**request, "cache_salt": "x"}))
+    said_apart, apart = joined(
+        loaded.client.stream("modeld.v1.Inference/Chat", {**request, "cache_salt": "x"})
+    )
 
     assert int(second["usage"]["cached_tokens"]) > 16
     assert int(apart["usage"].get("cached_tokens", 0)) == 0

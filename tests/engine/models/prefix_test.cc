@@ -138,8 +138,8 @@ TEST(PrefixReuseTest, TwoThatReadTheSameInOneStepHoldItOnce) {
   ASSERT_TRUE(first->Reserve(100));
   ASSERT_TRUE(second->Reserve(100));
 
-  model.Forward({{.state = first.get(), .token_ids = prompt},
-                 {.state = second.get(), .token_ids = prompt}});
+  model.Forward(
+      {{.state = first.get(), .token_ids = prompt}, {.state = second.get(), .token_ids = prompt}});
 
   EXPECT_EQ(model.kv_tokens_total() - model.kv_tokens_free(), 96 + 2 * 16);
   EXPECT_LT(RelativeDistance(Feed(model, *first, {5}), Alone(model, prompt, {5})), 1e-4);
