@@ -66,17 +66,14 @@ def test_the_last_message_counts_all_choices_and_metrics_say_the_same(loaded):
 def test_a_second_turn_does_not_read_the_first_one_again(loaded):
     turns = [{"role": "user", "content": "Tell me about the sea. " * 6}]
     request = {"model_name": "tiny", "messages": turns, "sampling": {"max_tokens": 20, "ignore_eos": True}}
-    text, first = joined(loaded.client.stream("modeld.v1.Inference/Chat", request))
+    text, _ = joined(loaded.client.stream("modeld.v1.Inference/Chat", request))
     turns += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
 
-    said, second = joined(loaded.client.stream("modeld.v1.Inference/Chat", request))
-    said_apart, apart = joined(
-        loaded.client.stream("modeld.v1.Inference/Chat", {**request, "cache_salt": "x"})
-    )
+    _, second = joined(loaded.client.stream("modeld.v1.Inference/Chat", request))
+    _, apart = joined(loaded.client.stream("modeld.v1.Inference/Chat", {**request, "cache_salt": "x"}))
 
     assert int(second["usage"]["cached_tokens"]) > 16
     assert int(apart["usage"].get("cached_tokens", 0)) == 0
-    assert said == said_apart
     kind = {"model": "tiny", "kind": "cached"}
     eventually(
         lambda: total(metrics_of(loaded), "modeld_inference_tokens", **kind) > 0, "cached tokens are counted"
