@@ -199,6 +199,7 @@ modeld::v1::ChatRequest WithSwitches(modeld::v1::ChatRequest request, const std:
   request.set_parallel_tool_calls(false);
   request.mutable_sampling()->set_temperature(1.5);
   request.mutable_sampling()->set_seed(17);
+  request.set_template_args_json(R"({"thinking_budget": 4})");  // where the style has a reasoning
   return request;
 }
 
