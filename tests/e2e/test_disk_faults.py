@@ -128,9 +128,20 @@ def test_two_daemons_without_working_locks_break_nothing(faulty, disk, disk_hub,
     other.register("m", REPO)
 
     names = [(daemon, start_download(daemon)) for daemon in (faulty, other)]
+    again = []
 
     for daemon, name in names:
-        daemon.succeed(daemon.finish(name))
+        operation = daemon.finish(name)
+        if locks == "lies" and operation["state"] == "OPERATION_STATE_FAILED":
+            # Both write the same partial files, and one may see its own become shorter or go. That ends
+            # its download, and no file is worse for it; once the other has ended it goes through.
+            assert operation["error"]["message"], operation
+            again.append(daemon)
+        else:
+            daemon.succeed(operation)
+        assert wrong_blobs(faulty) == []
+    for daemon in again:
+        daemon.succeed(daemon.finish(start_download(daemon)))
     assert_whole(faulty)
 
 
